@@ -1,0 +1,110 @@
+"""Endpoints as people write them: a UNIX socket, a TCP port, or a libvirt URI."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from snapkit.errors import ConnectError
+
+__all__ = ["Address", "LibvirtAddress", "TcpAddress", "UnixAddress", "parse"]
+
+_HOST_PORT = re.compile(r"^(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)$")
+# QEMU's own options behind the address, as in -qmp unix:/run/vm.qmp,server=on,wait=off
+_QEMU_OPTIONS = re.compile(r",(server|wait|nowait|nodelay|reconnect|id)\b.*$")
+_HELP = (
+    'Write "unix:/path/to/socket", a path, "tcp:host:port", "host:port", '
+    'or a libvirt URI such as "qemu:///system"'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A QMP monitor on a UNIX socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A QMP monitor on a TCP port."""
+
+    host: str
+    port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"tcp:{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class LibvirtAddress:
+    """A libvirt connection."""
+
+    uri: str
+
+    def __str__(self) -> str:
+        return self.uri
+
+
+Address = UnixAddress | TcpAddress | LibvirtAddress
+
+
+def parse(uri: str | os.PathLike[str]) -> Address:
+    """Read an endpoint.
+
+    Raises ConnectError when it is none, and says how one is written.
+    """
+    if not isinstance(uri, str | os.PathLike):
+        msg = f"An endpoint is text, not {type(uri).__name__}. {_HELP}."
+        raise ConnectError(msg)
+    text = os.fspath(uri).strip()
+    if not text:
+        msg = f"The endpoint is empty. {_HELP}."
+        raise ConnectError(msg)
+    if "\0" in text:
+        msg = f"The endpoint {text!r} holds a NUL character. {_HELP}."
+        raise ConnectError(msg)
+    if "://" in text:
+        return LibvirtAddress(text)
+    if text.startswith("unix:"):
+        return _unix(text.removeprefix("unix:"))
+    if text.startswith("tcp:"):
+        return _tcp(text.removeprefix("tcp:"))
+    if _HOST_PORT.match(text):
+        return _tcp(text)
+    if ":" in text and "/" not in text:
+        return _tcp(text)
+    return _unix(text)
+
+
+def _unix(path: str) -> UnixAddress:
+    if not os.path.exists(path):
+        path = _QEMU_OPTIONS.sub("", path)
+    if not path:
+        msg = f"The endpoint names no path. {_HELP}."
+        raise ConnectError(msg)
+    return UnixAddress(os.path.abspath(os.path.expanduser(path)))
+
+
+def _tcp(text: str) -> TcpAddress:
+    match = _HOST_PORT.match(_QEMU_OPTIONS.sub("", text))
+    if match is None or not 0 < int(match["port"]) < 65536:
+        msg = f"{text!r} is no host and port. {_HELP}."
+        raise ConnectError(msg)
+    return TcpAddress(match["host"].strip("[]"), int(match["port"]))

@@ -1,0 +1,72 @@
+"""What the checks may know: the block graph, and the files where QEMU is.
+
+Facts are gathered by a backend and written down here. The checks are pure functions of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from snapkit.model import Graph
+
+__all__ = ["Facts", "FileFacts", "ImageFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What an image's header says. ``error`` is why it could not be read."""
+
+    format: str = ""
+    virtual_size: int = 0
+    backing_file: str | None = None
+    backing_format: str | None = None
+    full_backing_file: str | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What is at a path where QEMU is.
+
+    ``known`` is False where nobody could look: QEMU's files are not this host's.
+    ``identity`` is (device, inode). ``writable`` and ``directory_writable`` speak of QEMU's
+    user; None is "not known".
+    """
+
+    path: str
+    known: bool = False
+    exists: bool = False
+    kind: Literal["", "file", "directory", "device", "other"] = ""
+    real_path: str = ""
+    identity: tuple[int, int] | None = None
+    directory_exists: bool = False
+    directory_writable: bool | None = None
+    read_only_file_system: bool = False
+    writable: bool | None = None
+    image: ImageFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the checks may know: the graph, and the files where QEMU is.
+
+    ``local`` says whether QEMU's files are this host's, ``locality`` how that is known.
+    ``qemu_directory`` is QEMU's working directory and ``qemu_user`` whom it runs as, both
+    empty if unknown.
+    ``commands`` are the names of the commands that the VM understands.
+    """
+
+    graph: Graph
+    files: Mapping[str, FileFacts]
+    local: bool = False
+    locality: str = ""
+    qemu_directory: str = ""
+    qemu_user: str = ""
+    commands: frozenset[str] = frozenset()
+    agent: bool = False
+
+    def file(self, path: str) -> FileFacts:
+        """The facts about a path; "not known" if it was not probed."""
+        return self.files.get(path) or FileFacts(path)
