@@ -1,0 +1,37 @@
+"""The backends, and the one place where they are chosen.
+
+A new backend is one module here that meets ``base.Backend``, and one line below.
+"""
+
+from __future__ import annotations
+
+import os
+
+from snapkit import address
+from snapkit.backends.base import Backend
+from snapkit.errors import ConnectError
+
+__all__ = ["open_backend"]
+
+
+async def open_backend(
+    uri: str | os.PathLike[str],
+    domain: str | None,
+    *,
+    timeout: float,  # noqa: ASYNC109  covers several steps, each with its own words
+    local: bool | None,
+) -> Backend:
+    """Connect to the VM at ``uri``. Raises ConnectError."""
+    where = address.parse(uri)
+    if isinstance(where, address.LibvirtAddress):
+        msg = (
+            f"{where}: this version of snapkit speaks QMP only. Start QEMU with "
+            "-qmp unix:/path,server=on,wait=off and connect to that."
+        )
+        raise ConnectError(msg)
+    if domain is not None:
+        msg = f"{where} is one VM's own monitor; a domain ({domain!r}) goes with a libvirt URI."
+        raise ConnectError(msg)
+    from snapkit.backends.qmp import QmpBackend
+
+    return await QmpBackend.open(where, timeout=timeout, local=local)

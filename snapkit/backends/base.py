@@ -1,0 +1,132 @@
+"""What a backend has to do. Everything else exists once, above this line.
+
+A backend observes a VM, looks at files where the VM's QEMU is, and carries out scripts. It
+does not decide anything: checks, plans, the order of the steps and the undo are the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from snapkit.errors import ConnectError, SnapkitError
+from snapkit.facts import Facts, FileFacts
+from snapkit.model import Graph, Target
+from snapkit.script import Overlay, Script
+
+__all__ = ["Backend", "Event", "LinkLost", "MadeFile", "Receipt", "Refused"]
+
+
+class Refused(SnapkitError):
+    """The VM answered a command with an error. ``device`` is the one it was about."""
+
+    def __init__(self, message: str, device: str = "") -> None:
+        super().__init__(message)
+        self.device = device
+
+
+class LinkLost(ConnectError):
+    """The connection went; whether the last command was carried out is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that the VM reported."""
+
+    time: datetime
+    name: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeFile:
+    """A file that a run made. It is removed only while ``identity`` still matches.
+
+    ``identity`` is (device, inode); None where QEMU made the file out of our sight.
+    """
+
+    path: str
+    identity: tuple[int, int] | None
+
+
+@dataclass
+class Receipt:
+    """What a run has made so far, filled in as it is made, so that undo always knows."""
+
+    files: list[MadeFile] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    jobs: list[str] = field(default_factory=list)
+
+
+class Backend(Protocol):
+    """One connected VM. All coroutines run on snapkit's own loop."""
+
+    @property
+    def uri(self) -> str:
+        """The endpoint, in its full form."""
+
+    @property
+    def domain(self) -> str | None:
+        """The libvirt domain, where there is one."""
+
+    @property
+    def name(self) -> str:
+        """The VM's name, empty if it has none."""
+
+    @property
+    def version(self) -> str:
+        """QEMU's version."""
+
+    @property
+    def local(self) -> bool:
+        """Whether QEMU's files are this host's."""
+
+    @property
+    def locality(self) -> str:
+        """How that is known, in one sentence."""
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """What ``render`` can show."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands."""
+
+    async def observe(self) -> Graph:
+        """One consistent reading of the block graph."""
+
+    async def probe(self, paths: Sequence[str], images: Sequence[str] = ()) -> Mapping[str, FileFacts]:
+        """What is at ``paths`` where QEMU is; of ``images`` also what their headers say."""
+
+    async def facts(self, paths: Sequence[str], images: Sequence[str] = ()) -> Facts:
+        """Observe, and probe ``paths`` and every file of the graph."""
+
+    def script(self, targets: Sequence[Target], facts: Facts, engine: str) -> Script:
+        """The exact commands for these targets. No I/O."""
+
+    def render(self, script: Script, form: str) -> str:
+        """The script in one of ``forms``. No I/O."""
+
+    async def prepare(self, script: Script, receipt: Receipt) -> None:
+        """Claim the files and carry out ``script.prepare``, noting what was made."""
+
+    async def switch(self, script: Script) -> None:
+        """Send ``script.switch``. Raises Refused (nothing moved) or LinkLost (unknown)."""
+
+    async def discard(self, receipt: Receipt) -> list[str]:
+        """Remove what the receipt names and nobody uses; say what could not be removed."""
+
+    async def header(self, overlay: Overlay) -> str:
+        """Open the overlay's chain offline; say what is wrong with it, or nothing."""
+
+    async def reconnect(self, timeout: float) -> None:
+        """Connect again to the same VM. Raises ConnectError."""
+
+    def events(self) -> Sequence[Event]:
+        """What the VM has reported since connecting, oldest first, bounded."""
+
+    async def close(self) -> None:
+        """Close the connection. Safe to call twice."""

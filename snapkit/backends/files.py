@@ -1,0 +1,198 @@
+"""Image files on this host: look at them, claim them, remove what was claimed.
+
+Nothing here opens an existing image for writing. A file is removed only while it is still
+the very inode that was made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from snapkit.backends.base import MadeFile, Refused
+from snapkit.facts import FileFacts, ImageFacts
+
+__all__ = ["Owner", "chain", "claim", "image", "look", "remove"]
+
+_QEMU_IMG_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom QEMU runs as. ``all_powerful``: file permissions do not hold it back."""
+
+    uid: int
+    gid: int
+    groups: frozenset[int]
+    all_powerful: bool
+
+    @property
+    def is_us(self) -> bool:
+        """Whether QEMU has this process's own rights, so that the kernel can be asked."""
+        return self.uid == os.geteuid() and self.all_powerful == (os.geteuid() == 0)
+
+    def may(self, status: os.stat_result, wanted: int) -> bool:
+        """Whether the permission bits grant ``wanted`` (4 read, 2 write, 1 search)."""
+        if self.all_powerful:
+            return True
+        if self.uid == status.st_uid:
+            granted = status.st_mode >> 6
+        elif status.st_gid in self.groups | {self.gid}:
+            granted = status.st_mode >> 3
+        else:
+            granted = status.st_mode
+        return granted & wanted == wanted
+
+
+def look(path: str, owner: Owner | None, *, header: bool = False) -> FileFacts:
+    """What is at a path, for QEMU's user. With ``header``, also what ``qemu-img`` reads there."""
+    directory = os.path.dirname(path)
+    try:
+        status: os.stat_result | None = os.stat(path)
+        exists = True
+    except OSError:
+        status, exists = None, os.path.lexists(path)
+    try:
+        above: os.stat_result | None = os.stat(directory)
+    except OSError:
+        above = None
+    is_directory = above is not None and stat.S_ISDIR(above.st_mode)
+    return FileFacts(
+        path=path,
+        known=True,
+        exists=exists,
+        kind=_kind(status),
+        real_path=os.path.realpath(path),
+        identity=(status.st_dev, status.st_ino) if status else None,
+        directory_exists=is_directory,
+        directory_writable=_writable(directory, above, owner, 3) if is_directory else None,
+        read_only_file_system=is_directory and bool(os.statvfs(directory).f_flag & os.ST_RDONLY),
+        writable=_writable(path, status, owner, 6),
+        image=image(path) if header and _kind(status) in {"file", "device"} else None,
+    )
+
+
+def _kind(status: os.stat_result | None) -> Literal["", "file", "directory", "device", "other"]:
+    if status is None:
+        return ""
+    if stat.S_ISREG(status.st_mode):
+        return "file"
+    if stat.S_ISDIR(status.st_mode):
+        return "directory"
+    return "device" if stat.S_ISBLK(status.st_mode) else "other"
+
+
+def _writable(
+    path: str, status: os.stat_result | None, owner: Owner | None, wanted: int
+) -> bool | None:
+    if status is None or owner is None:
+        return None
+    if owner.is_us:
+        return os.access(path, wanted & (os.R_OK | os.W_OK | os.X_OK))
+    return owner.may(status, wanted)
+
+
+def image(path: str) -> ImageFacts | None:
+    """What the image's own header says; None where there is no qemu-img to ask."""
+    answer = _qemu_img(["info", "--force-share", "--output=json", path])
+    if answer is None:
+        return None
+    if isinstance(answer, str):
+        return ImageFacts(error=answer)
+    return ImageFacts(
+        format=answer.get("format", ""),
+        virtual_size=answer.get("virtual-size", 0),
+        backing_file=answer.get("backing-filename"),
+        backing_format=answer.get("backing-filename-format"),
+        full_backing_file=answer.get("full-backing-filename"),
+    )
+
+
+def chain(path: str, format: str) -> list[tuple[str, str]] | str | None:  # noqa: A002  QEMU's word
+    """The chain as it opens offline: ``(file, format)`` from the top down.
+
+    Text is qemu-img's complaint; None means that there is no qemu-img to ask.
+    """
+    answer = _qemu_img(
+        ["info", "--force-share", "--backing-chain", "--output=json", "-f", format, path]
+    )
+    if isinstance(answer, str) or answer is None:
+        return answer
+    return [(layer["filename"], layer["format"]) for layer in answer]
+
+
+def _qemu_img(arguments: list[str]) -> Any:
+    """qemu-img's answer, parsed; its complaint as text; None if it is not installed."""
+    try:
+        done = subprocess.run(  # noqa: S603  a fixed program, arguments as a list
+            ["qemu-img", *arguments],  # noqa: S607  found by PATH, as users expect
+            capture_output=True,
+            timeout=_QEMU_IMG_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    except subprocess.TimeoutExpired:
+        return f"qemu-img did not answer within {_QEMU_IMG_SECONDS} s"
+    if done.returncode:
+        return done.stderr.decode(errors="replace").strip().removeprefix("qemu-img: ")
+    return json.loads(done.stdout.decode(errors="surrogateescape"))
+
+
+def claim(path: str, owner: Owner | None) -> MadeFile | None:
+    """Make an empty file for QEMU to fill, where nothing was before.
+
+    Returns None where QEMU's user could not write to a file of ours: then QEMU has to make
+    it. Raises Refused when something is there, or the file cannot be made.
+    """
+    ours = owner is None or owner.is_us or owner.all_powerful or os.geteuid() == 0
+    if not ours:
+        if os.path.lexists(path):
+            msg = f"{path} already exists, and QEMU would overwrite it"
+            raise Refused(msg)
+        return None
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        msg = f"{path} already exists, and QEMU would overwrite it"
+        raise Refused(msg) from None
+    except OSError as err:
+        msg = f"{path} cannot be created: {err.strerror}"
+        raise Refused(msg) from err
+    try:
+        if owner is not None and owner.uid != os.geteuid() and os.geteuid() == 0:
+            os.fchown(handle, owner.uid, owner.gid)
+        status = os.fstat(handle)
+    finally:
+        os.close(handle)
+    return MadeFile(path, (status.st_dev, status.st_ino))
+
+
+def remove(made: MadeFile, in_use: Iterable[tuple[int, int]]) -> str:
+    """Remove a file that we made; say why not, or nothing.
+
+    A file is left alone when it is no longer ours, or when a chain of the VM holds it.
+    """
+    try:
+        status = os.lstat(made.path)
+    except FileNotFoundError:
+        return ""
+    except OSError as err:
+        return f"{made.path} could not be looked at: {err.strerror}"
+    identity = (status.st_dev, status.st_ino)
+    if made.identity is None:
+        return f"{made.path} may be a left-over of QEMU's making; look at it and remove it"
+    if identity != made.identity or not stat.S_ISREG(status.st_mode):
+        return f"{made.path} is no longer the file that was made for this run; left alone"
+    if identity in in_use:
+        return f"{made.path} is in use by the VM; left alone"
+    try:
+        os.unlink(made.path)
+    except OSError as err:
+        return f"{made.path} could not be removed: {err.strerror}"
+    return ""

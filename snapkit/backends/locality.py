@@ -1,0 +1,87 @@
+"""Whether QEMU's files are this host's, and whom QEMU runs as.
+
+A monitor on this host proves nothing: it may be forwarded from another one, and QEMU may see
+other mounts. What counts as proof is that a QEMU process of this host holds open the very
+files that the monitor names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from snapkit.address import TcpAddress, UnixAddress
+from snapkit.backends import host
+from snapkit.backends.files import Owner
+
+__all__ = ["ELSEWHERE", "Place", "find"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where QEMU is. ``why`` says in one sentence how ``local`` is known."""
+
+    local: bool
+    why: str
+    pid: int | None = None
+    owner: Owner | None = None
+    user: str = ""
+    directory: str = ""
+
+
+ELSEWHERE = Place(local=False, why="nobody has looked yet")
+_OVERRULED = "the connection was made with this said beforehand"
+
+
+def find(
+    address: UnixAddress | TcpAddress, images: Iterable[str], overrule: bool | None
+) -> Place:
+    """Where the QEMU behind a monitor is. ``overrule`` replaces the verdict on its files."""
+    where = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
+    pid = host.listener(where)
+    if pid is None:
+        why = f"no QEMU process of this host was found behind {address}"
+        return Place(local=bool(overrule), why=why if overrule is None else _OVERRULED)
+    process = host.process(pid)
+    if overrule is None:
+        local, why = _proof(pid, process.cwd, images)
+    else:
+        local, why = overrule, _OVERRULED
+    if not local:
+        return Place(local=False, why=why, pid=pid)
+    user = host.user_name(process.uid)
+    return Place(True, why, pid, _owner(process), user, process.cwd or "")
+
+
+def _proof(pid: int, directory: str | None, images: Iterable[str]) -> tuple[bool, str]:
+    held = host.open_files(pid)
+    if held is not None:
+        named = [os.path.join(directory or "/", name) for name in images if ":" not in name]
+        for path in named:
+            if _identity(path) in held:
+                return True, f"QEMU (pid {pid}) on this host has {path} open"
+        if any(map(os.path.isabs, named)) and not any(_identity(path) for path in named):
+            return False, f"QEMU (pid {pid}) has other files than this host shows"
+    if host.same_mounts(pid):
+        return True, f"QEMU (pid {pid}) sees the same mounts as this process"
+    return False, f"it cannot be proved that QEMU (pid {pid}) sees the files of this host"
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _owner(process: host.Process) -> Owner | None:
+    if process.uid is None or process.gid is None:
+        return None
+    return Owner(
+        uid=process.uid,
+        gid=process.gid,
+        groups=process.groups or frozenset(),
+        all_powerful=process.uid == 0 if process.dac_override is None else process.dac_override,
+    )
