@@ -1,0 +1,103 @@
+"""Looking at a lab from outside, without a word of snapkit."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS = 30.0
+MAGIC = b"snapkit-sequence"
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {SECONDS} seconds"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def has_ended(pid: int) -> None:
+    """Wait until a process has ended."""
+    until(lambda: not is_running(pid), f"the end of process {pid}")
+
+
+def has_vanished(directory: Path) -> None:
+    """Wait until a directory is gone."""
+    until(lambda: not directory.exists(), f"the removal of {directory}")
+
+
+def parent_of(pid: int) -> int:
+    """The process id of a process's parent."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def execute(endpoint: str, *commands: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say commands to a QMP monitor on a connection of its own, and return the answers."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(SECONDS)
+        connection.connect(endpoint.removeprefix("unix:"))
+        with connection.makefile("rw", encoding="utf-8") as lines:
+            greeting = json.loads(lines.readline())
+            assert "QMP" in greeting, greeting
+            answers = [
+                _answer(lines, {"execute": name, "arguments": arguments})
+                for name, arguments in (("qmp_capabilities", {}), *commands)
+            ]
+    return answers[1:]
+
+
+def _answer(lines: Any, command: dict[str, Any]) -> dict[str, Any]:
+    lines.write(json.dumps(command) + "\n")
+    lines.flush()
+    while True:
+        message: dict[str, Any] = json.loads(lines.readline())
+        if "event" not in message:
+            return message
+
+
+def line_from(fd: int) -> str:
+    """The next line of a pipe."""
+    text = b""
+    while not text.endswith(b"\n"):
+        readable, _, _ = select.select([fd], [], [], SECONDS)
+        assert readable, f"nothing to read, only {text!r}"
+        byte = os.read(fd, 1)
+        assert byte, f"the pipe ended after {text!r}"
+        text += byte
+    return text.decode().strip()
+
+
+def record(sequence: int, disk: int = 0) -> bytes:
+    """A sector as the guest writes it."""
+    return struct.pack("<16sIIQ480x", MAGIC, sequence, disk, 0)
+
+
+def records_in(raw_image: str) -> dict[int, tuple[int, int, int]]:
+    """Sector -> (sequence number, disk, time stamp) of each record in a raw image."""
+    data = Path(raw_image).read_bytes()
+    found = {}
+    for sector in range(len(data) // 512):
+        magic, sequence, disk, stamp = struct.unpack_from("<16sIIQ", data, sector * 512)
+        if magic == MAGIC:
+            found[sector] = (sequence, disk, stamp)
+    return found
