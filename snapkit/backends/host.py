@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import socket
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -120,19 +119,8 @@ def listener(address: Address) -> int | None:
     """
     if isinstance(address, tuple) and not _is_loopback(address[0]):
         return None
-    tables = _Tables()
-    for qemu in _qemus():
-        held = tables.held(qemu.pid)
-        if held is not None:
-            if any(row.inode in held for row in _rows(address, qemu.pid, tables)):
-                return qemu.pid
-        elif any(
-            _same_place(address, _address(endpoint, qemu, tables))
-            and _listening(address, endpoint, qemu, tables)
-            for endpoint in endpoints(qemu.program, qemu.arguments)
-        ):
-            return qemu.pid
-    return None
+    found = _server(address, _Tables())
+    return found[0] if found else None
 
 
 def clients(address: Address) -> Client | None:
@@ -140,13 +128,16 @@ def clients(address: Address) -> Client | None:
 
     None if nobody is, or if that cannot be told.
     """
-    table = Sockets()
+    tables = _Tables()
+    table = tables.of("self")
     if isinstance(address, tuple):
         return _tcp_client(address[1], table) if _is_loopback(address[0]) else None
-    for server in _unix_rows(address, "", table):
-        for row in table.unix:
-            if row.connected and _same_socket_file(row, server):
-                return _holder(row.peer) or Client(None, "")
+    servers: list[UnixSocket | TcpSocket] = [*table.listening_at(address)]
+    if not servers and (found := _server(address, tables)):
+        servers = [found[1]]
+    for row in table.unix:
+        if row.connected and any(row.shares_file(server) for server in servers):
+            return _holder(row.peer) or Client(None, "")
     return None
 
 
@@ -199,6 +190,23 @@ def _qemus() -> Iterator[_Qemu]:
         program, arguments = split_program(command_line(pid))
         if program:
             yield _Qemu(pid, program, arguments)
+
+
+def _server(address: Address, tables: _Tables) -> tuple[int, UnixSocket | TcpSocket] | None:
+    """The pid of the QEMU process that listens at an address, and its socket."""
+    for qemu in _qemus():
+        # A socket that it surely holds counts even if the command line does not name it.
+        held = tables.held(qemu.pid) or frozenset()
+        rows = [row for row in _rows(address, qemu.pid, tables) if row.inode in held]
+        rows += [
+            row
+            for endpoint in endpoints(qemu.program, qemu.arguments)
+            if _same_place(address, _address(endpoint, qemu, tables))
+            and (row := _listening(address, endpoint, qemu, tables))
+        ]
+        if rows:
+            return qemu.pid, rows[0]
+    return None
 
 
 def _monitor(qemu: _Qemu, endpoint: Endpoint, tables: _Tables) -> Monitor:
@@ -284,9 +292,9 @@ def _state(address: Address, endpoint: Endpoint, qemu: _Qemu, tables: _Tables) -
         return "gone"
     if isinstance(row, UnixSocket):
         table = tables.of(qemu.pid).unix
-        busy = any(x.connected and _same_socket_file(x, row) for x in table)
+        busy = any(x.connected and x.shares_file(row) for x in table)
     else:
-        busy = any(x.connected and _same_server(x, row) for x in tables.of("self").tcp)
+        busy = any(x.connected and x.shares_port(row) for x in tables.of("self").tcp)
     return "in use" if busy else "free"
 
 
@@ -317,44 +325,20 @@ def _listening(
 
 def _rows(
     address: Address, pid: int, tables: _Tables, as_bound: str = ""
-) -> Sequence[UnixSocket | TcpSocket]:
+) -> list[UnixSocket | TcpSocket]:
     """The sockets that listen at an address and may be those of a process.
 
     A TCP port counts only where both this process and the other see it: an own network
     namespace has ports of its own.
     """
     if isinstance(address, str):
-        return _unix_rows(address, as_bound, tables.of(pid))
+        return [*tables.of(pid).listening_at(address, as_bound)]
     theirs = {row.inode for row in tables.of(pid).tcp}
     return [
         row
         for row in tables.of("self").tcp
         if row.listening and row.local[1] == address[1] and row.inode in theirs
     ]
-
-
-def _unix_rows(path: str, as_bound: str, table: Sockets) -> list[UnixSocket]:
-    """The sockets that listen at a path: by the file where that is known, else by name."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return []
-    if not stat.S_ISSOCK(found.st_mode):
-        return []
-    rows = [row for row in table.unix if row.listening]
-    # The kernel notes 32 bits of the inode.
-    wanted = found.st_dev, found.st_ino & 0xFFFFFFFF
-    exact = [row for row in rows if row.file == wanted]
-    # Some file systems show another device than the one the kernel notes.
-    return exact or [row for row in rows if row.path and row.path in (path, as_bound)]
-
-
-def _same_socket_file(one: UnixSocket, other: UnixSocket) -> bool:
-    return one.file == other.file and one.path == other.path
-
-
-def _same_server(one: TcpSocket, other: TcpSocket) -> bool:
-    return one.local[1] == other.local[1] and one.uid == other.uid
 
 
 def _same_place(one: Address, other: Address) -> bool:
@@ -373,7 +357,7 @@ def _is_loopback(host: str) -> bool:
 def _tcp_client(port: int, table: Sockets) -> Client | None:
     servers = [row for row in table.tcp if row.listening and row.local[1] == port]
     for row in table.tcp:
-        if row.connected and any(_same_server(row, server) for server in servers):
+        if row.connected and any(row.shares_port(server) for server in servers):
             where = f"{row.remote[0]}:{row.remote[1]}"
             other = next((x for x in table.tcp if x.local == row.remote), None)
             found = _holder(other.inode) if other else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import sys
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ class UnixSocket:
     file: tuple[int, int] | None = None
     peer: int = 0
 
+    def shares_file(self, other: object) -> bool:
+        """Whether the other socket is bound to the same file, as a server and its clients are."""
+        return isinstance(other, UnixSocket) and (self.file, self.path) == (other.file, other.path)
+
 
 @dataclass(frozen=True, slots=True)
 class TcpSocket:
@@ -46,6 +51,10 @@ class TcpSocket:
     remote: tuple[str, int]
     listening: bool
     connected: bool
+
+    def shares_port(self, other: TcpSocket) -> bool:
+        """Whether the other socket has this port too, as a server and its clients have."""
+        return (self.local[1], self.uid) == (other.local[1], other.uid)
 
 
 class Sockets:
@@ -67,6 +76,24 @@ class Sockets:
             except (OSError, struct.error):
                 pass
         return _proc_unix(f"/proc/{self.pid}/net/unix")
+
+    def listening_at(self, path: str, as_bound: str = "") -> list[UnixSocket]:
+        """The sockets that listen at a path: by the file where that is known, else by name.
+
+        ``as_bound`` is another name that the socket may have been bound with.
+        """
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):
+            return []
+        if not stat.S_ISSOCK(found.st_mode):
+            return []
+        rows = [row for row in self.unix if row.listening]
+        # The kernel notes 32 bits of the inode.
+        wanted = found.st_dev, found.st_ino & 0xFFFFFFFF
+        exact = [row for row in rows if row.file == wanted]
+        # Some file systems show another device than the one the kernel notes.
+        return exact or [row for row in rows if row.path and row.path in (path, as_bound)]
 
     @cached_property
     def tcp(self) -> list[TcpSocket]:

@@ -1,0 +1,270 @@
+"""The verb ``snapshot``: plan, show, run, show."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from snapkit.cli.console import Console, Table
+from snapkit.cli.verb import UsageError, Verb, add_endpoint, connect
+from snapkit.errors import OutcomeUnknown, SnapkitError
+from snapkit.model import ENGINES, QUIESCE, Target
+
+if TYPE_CHECKING:
+    from snapkit.engine import Phase, Progress
+    from snapkit.model import Outcome
+    from snapkit.plan import Plan
+    from snapkit.vm import VirtualMachine
+
+__all__ = ["SNAPSHOT", "report", "run", "show_commands", "show_outcome", "show_plan"]
+
+PLAN_COLUMNS = "node file_before snapshot_file format mode ok".split()
+"""What people see of a plan; problems stand below it."""
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    add_endpoint(parser)
+    parser.add_argument(
+        "words",
+        metavar="[DOMAIN] DEVICE=FILE",
+        nargs="*",
+        help="the domain of a libvirt URI, and a new overlay's absolute file name for each device",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--devices", metavar="A,B", help="these devices, named by the template")
+    which.add_argument("--all", action="store_true", help="every device that can be snapshotted")
+    parser.add_argument(
+        "--template",
+        metavar="T",
+        help="file names for --devices and --all (default: {directory}/{stem}.{tag}.{format})",
+    )
+    parser.add_argument("--tag", metavar="T", help="the tag in those names (default: snap1, ...)")
+    parser.add_argument("--format", default="qcow2", metavar="F", help="qcow2 (default) or qed")
+    parser.add_argument(
+        "--mode",
+        default="absolute-paths",
+        metavar="M",
+        help="absolute-paths (default): make the overlays; existing: use files that are there",
+    )
+    parser.add_argument("--engine", default=ENGINES[0], choices=ENGINES)
+    parser.add_argument("--quiesce", default=QUIESCE[0], choices=QUIESCE)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show plan, checks and commands; change nothing"
+    )
+
+
+def _snapshot(arguments: argparse.Namespace, console: Console) -> int:
+    domain, targets = _targets(arguments)
+    options = {name: getattr(arguments, name) for name in ("format", "mode", "engine", "quiesce")}
+    options |= {
+        name: getattr(arguments, name)
+        for name in ("template", "tag")
+        if getattr(arguments, name) is not None
+    }
+    with connect(arguments, domain, readonly=arguments.dry_run) as vm:
+        plan = vm.plan(targets or _snapshotable(vm), **options)
+        if arguments.dry_run:
+            return _dry_run(plan, console)
+        return _run_and_report(plan, console)
+
+
+def _targets(arguments: argparse.Namespace) -> tuple[str | None, Sequence[Target | str]]:
+    """The domain, and the targets; no target means every device.
+
+    Raises UsageError for what cannot be understood.
+    """
+    words = list(arguments.words)
+    domain = words.pop(0) if words and "=" not in words[0] else None
+    bare = next((word for word in words if "=" not in word), None)
+    if bare is None and domain is not None and "://" not in arguments.endpoint:
+        bare = domain
+    if bare is not None:
+        msg = (
+            f"{bare!r} is no target: write {bare}=FILE with the overlay's file name, "
+            f"or --devices {bare} to have the name made by the template."
+        )
+        raise UsageError(msg)
+    by_template = arguments.devices is not None or arguments.all
+    if by_template == bool(words):
+        msg = "Name each device and its overlay, DEVICE=FILE; or --devices; or --all."
+        raise UsageError(msg)
+    if words and (arguments.template or arguments.tag):
+        msg = "--template and --tag make file names: they go with --devices or --all."
+        raise UsageError(msg)
+    if arguments.devices is not None:
+        return domain, [name for name in arguments.devices.split(",") if name] or [""]
+    pairs = (word.partition("=") for word in words)
+    return domain, [Target(name, file, arguments.format, arguments.mode) for name, _, file in pairs]
+
+
+def _snapshotable(vm: VirtualMachine) -> list[str]:
+    devices = vm.devices()
+    return [str(name) for name in devices.index[devices["snapshotable"].astype(bool)]]
+
+
+def _dry_run(plan: Plan, console: Console) -> int:
+    if console.form == "json":
+        console.json(report(plan, None))
+    elif console.form == "csv":
+        console.table(Table.of(plan.to_frame()))
+    else:
+        show_plan(plan, console)
+        _show_checks(plan, console)
+        show_commands(plan, console)
+    if plan.ok:
+        console.say("Dry run: nothing was changed.")
+        return 0
+    console.say("The plan is refused. Dry run: nothing was changed.")
+    return 1
+
+
+def _run_and_report(plan: Plan, console: Console) -> int:
+    if console.form == "text":
+        show_plan(plan, console)
+    outcome: Outcome | None = None
+    error: SnapkitError | None = None
+    try:
+        outcome = run(plan, console)
+    except SnapkitError as err:
+        outcome, error = getattr(err, "outcome", None), err
+    if console.form == "json":
+        console.json(report(plan, outcome, error))
+    elif outcome is not None:
+        show_outcome(outcome, console)
+    if error is not None:
+        raise error
+    return 0
+
+
+def run(plan: Plan, console: Console) -> Outcome:
+    """Run a plan and tell its phases.
+
+    Interrupted, it is undone if the switch has not been sent; either way the end is awaited.
+    Raises KeyboardInterrupt then, and what the run raises.
+    """
+    started = plan.start(_tell(console))
+    try:
+        return started.future.result()
+    except KeyboardInterrupt:
+        started.cancel()
+        console.say("Stopping; what was made so far is being removed.")
+        try:
+            error = started.future.exception()
+        except KeyboardInterrupt:
+            msg = (
+                "Interrupted again, before the end was known. Look at the VM, with "
+                f"`snapkit layers {plan.bound.uri}`, before doing anything else."
+            )
+            raise OutcomeUnknown(msg) from None
+        done = "Too late to stop: the snapshot was taken, and it is as planned."
+        console.say(done if error is None else str(error))
+        raise
+    except SnapkitError:
+        raise
+    except Exception as err:
+        msg = (
+            f"Something unexpected happened during the run ({type(err).__name__}: {err}). "
+            f"Look at the VM, with `snapkit layers {plan.bound.uri}`."
+        )
+        raise OutcomeUnknown(msg) from err
+
+
+def _tell(console: Console) -> Progress:
+    """A progress function that tells each phase as it begins."""
+
+    def progress(phase: Phase) -> None:
+        console.say(f"{phase.text} ...")
+
+    return progress
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table, and the problems below it."""
+    console.heading("Plan")
+    console.table(Table.of(plan.to_frame()), PLAN_COLUMNS)
+    if plan.problems:
+        console.heading("Problems")
+        for problem in plan.problems:
+            console.text(f"{problem.severity}: {problem}")
+
+
+def _show_checks(plan: Plan, console: Console) -> None:
+    """A row a check, a column a device; the problems are told elsewhere."""
+    frame = plan.checks()
+    rows = [
+        [str(check), *(str(cell).partition(":")[0] for cell in frame[check])] for check in frame
+    ]
+    if rows and len(frame):
+        console.heading("Checks")
+        console.table(Table(["check", *map(str, frame.index)], rows, keys=1))
+
+
+def show_commands(plan: Plan, console: Console) -> None:
+    """The exact commands, in the order in which they are sent."""
+    if not plan.ok:
+        return
+    if plan.script.prepare:
+        console.heading("Commands that prepare")
+        console.text("\n".join(command.to_json() for command in plan.script.prepare))
+    console.heading("The switch: one command for all disks")
+    console.text(plan.script.switch.to_json())
+
+
+def show_outcome(outcome: Outcome, console: Console) -> None:
+    """Before and after, and what was found."""
+    console.heading("Outcome")
+    console.table(Table.of(outcome.to_frame()))
+    for finding in outcome.findings:
+        console.say(f"Found: {finding}")
+    if outcome.switch_seconds is not None:
+        console.text(f"{outcome}; the switch took {outcome.switch_seconds * 1000:.1f} ms.")
+
+
+def _commands(plan: Plan) -> list[Any]:
+    """The exact messages of a plan, as values; none if it is refused."""
+    if not plan.ok:
+        return []
+    return [
+        {"execute": command.execute}
+        | ({"arguments": command.arguments} if command.arguments else {})
+        for command in plan.script.commands
+    ]
+
+
+def report(plan: Plan, outcome: Outcome | None, error: Exception | None = None) -> dict[str, Any]:
+    """All of a run as one JSON object. Without an outcome, ``ok`` is the plan's."""
+    problems = [
+        {name: getattr(problem, name) for name in _PROBLEM_FIELDS} for problem in plan.problems
+    ]
+    ok = plan.ok if outcome is None else outcome.ok
+    return {
+        "plan": Table.of(plan.to_frame()).records(),
+        "problems": problems,
+        "checks": _checks(plan),
+        "commands": _commands(plan),
+        "outcome": None if outcome is None else Table.of(outcome.to_frame()).records(),
+        "findings": [] if outcome is None else list(outcome.findings),
+        "switched": None if outcome is None else outcome.switched,
+        "switch_seconds": None if outcome is None else outcome.switch_seconds,
+        "ok": ok and error is None,
+        "error": None if error is None else str(error),
+    }
+
+
+def _checks(plan: Plan) -> list[dict[str, Any]]:
+    """An object a device: one of the checks is called "device" too, so they stand apart."""
+    frame = plan.checks()
+    rows = zip(frame.index, frame.to_dict("records"), strict=True)
+    return [{"device": device, "checks": cells} for device, cells in rows]
+
+
+_PROBLEM_FIELDS = ("device", "check", "severity", "message", "remedy")
+
+SNAPSHOT = Verb(
+    "snapshot",
+    "Take a snapshot of several disks of a VM at one instant.",
+    "snapkit snapshot unix:/run/vm.qmp drive0=/imgs/win2003.snap drive1=/imgs/data.snap --dry-run",
+    _add,
+    _snapshot,
+)

@@ -1,0 +1,19 @@
+"""Text from elsewhere, made fit for a message."""
+
+from __future__ import annotations
+
+__all__ = ["printable"]
+
+
+def printable(text: object, limit: int = 200) -> str:
+    r"""``text`` on one line, cut after ``limit`` characters, nothing in it unseen.
+
+    What a terminal would act on or would not show is written as an escape: ``\x1b``.
+    """
+    whole = str(text)
+    kept = whole if len(whole) <= limit else f"{whole[: limit - 3]}..."
+    return "".join(c if c.isprintable() else _escape(c) for c in kept)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

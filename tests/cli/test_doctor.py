@@ -1,0 +1,158 @@
+"""``snapkit doctor``: what is missing, and the cure."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapkit.cli import doctor
+from tests.cli.conftest import ROOT, RunCommand
+from tests.conftest import Process
+
+
+def parts(run_snapkit: RunCommand) -> dict[str, dict[str, Any]]:
+    return {row["part"]: row for row in run_snapkit("doctor", "--json").json}
+
+
+def test_where_all_is_there_the_status_is_0(run_snapkit: RunCommand) -> None:
+    done = run_snapkit("doctor")
+    assert done.status == 0
+    assert "All that snapkit needs is here." in done.err
+    found = parts(run_snapkit)
+    for name in ("Python", "qemu-system-x86_64", "qemu-img", "pandas", "qemu.qmp", "guest.bin"):
+        assert (found[name]["status"], found[name]["cure"]) == ("ok", "")
+        assert found[name]["found"]
+        assert found[name]["needed_for"]
+
+
+def test_a_missing_program_is_named_with_the_command_that_installs_it(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    (directory / "apt-get").touch(0o755)
+    monkeypatch.setenv("PATH", str(directory))
+    done = run_snapkit("doctor")
+    assert done.status == 1
+    assert "Not all is well: qemu-system-x86_64, qemu-img." in done.err
+    found = parts(run_snapkit)
+    assert found["qemu-img"]["status"] == "missing"
+    assert found["qemu-img"]["cure"].endswith("apt-get install qemu-utils")
+    assert found["qemu-storage-daemon"]["required"] is False
+
+
+def fake_program(directory: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = directory / "qemu-img"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("echo qemu-img version 2.11.1", "too old"),
+        ("echo qemu-img version 11.1.3", "ok"),
+        ("echo hello", "bad"),
+        ("exit 1", "bad"),
+    ],
+)
+def test_a_program_is_judged_by_the_version_that_it_says(
+    body: str,
+    status: str,
+    run_snapkit: RunCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path,
+) -> None:
+    fake_program(directory, body, monkeypatch)
+    assert parts(run_snapkit)["qemu-img"]["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [("2.1.4", "too old"), ("2.2", "ok"), ("3.0rc1", "ok")]
+)
+def test_a_python_package_is_judged_by_its_version(
+    version: str, status: str, run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = metadata.version
+    monkeypatch.setattr(
+        metadata, "version", lambda name: version if name == "pandas" else known(name)
+    )
+    assert parts(run_snapkit)["pandas"]["status"] == status
+
+
+def test_another_version_than_the_pinned_one_is_too_new(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "version", lambda _: "0.0.7")
+    found = parts(run_snapkit)["qemu.qmp"]
+    assert found["status"] == "too new"
+    assert found["cure"].endswith("-m pip install 'qemu.qmp>=0.0.6,<0.0.7'")
+
+
+def test_the_doctor_works_when_no_dependency_is_installed() -> None:
+    code = (
+        "import sys; from importlib import metadata\n"
+        "for name in ('pandas', 'numpy', 'qemu', 'qemu.qmp', 'ipywidgets', 'anywidget'):\n"
+        "    sys.modules[name] = None\n"
+        "def missing(name): raise metadata.PackageNotFoundError(name)\n"
+        "metadata.version = missing\n"
+        "from snapkit.cli import main; sys.exit(main(['doctor']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'pandas>=2.2'" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctors_versions_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {}
+    for requirement in project["dependencies"]:
+        name, rest = re.match(r"([\w.-]+?)([<>=].*)", requirement).groups()  # type: ignore[union-attr]
+        declared[name] = rest
+    expected = {}
+    for name, (oldest, beyond, _) in doctor.PYTHON_PACKAGES.items():
+        expected[name] = f">={oldest}" + (f",<{beyond}" if beyond else "")
+    pinned = declared.pop("qemu.qmp")
+    expected.pop("qemu.qmp")
+    assert declared == expected
+    assert pinned == f"=={doctor.PYTHON_PACKAGES['qemu.qmp'][0]}"
+    assert f">={'.'.join(map(str, doctor.OLDEST_PYTHON))}" == project["requires-python"]
+
+
+def test_the_doctors_system_packages_are_those_of_the_project() -> None:
+    lines = (ROOT / "binder" / "apt.txt").read_text().splitlines()
+    listed = {line.split()[0] for line in lines if line and not line.startswith("#")}
+    assert set(doctor.PACKAGES.values()) <= listed
+
+
+def test_a_temporary_directory_that_is_too_deep_is_found(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    deep = directory / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    found = parts(run_snapkit)["socket path"]
+    # The lab goes to /tmp then.
+    assert found["status"] == "ok"
+
+
+def test_a_monitor_that_is_in_use_is_shown_with_who_uses_it(
+    seed_qemu: Process, run_snapkit: RunCommand
+) -> None:
+    with seed_qemu.qmp():
+        found = parts(run_snapkit)
+    busy = found[f"- unix:{seed_qemu.outside}"]
+    assert "in use" in busy["found"]
+    assert "pid" in busy["cure"]
+    assert "second -qmp" in busy["cure"]
+    assert "free" in found[f"- {seed_qemu.uri}"]["found"]
