@@ -1,0 +1,167 @@
+"""The main job as people do it: the Studio, in a real JupyterLab, in a real Chromium."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Notebook, OpenNotebook
+from tests.conftest import Qmp, chain_of, wait_until
+
+pytestmark = pytest.mark.browser
+
+START_LAB = """
+import snapkit, json
+lab = snapkit.Lab()
+print(json.dumps([lab.uri, lab.spare_uri, str(lab.directory)]))
+"""
+STUDIO = "snapkit.Studio()"
+STUDIO_OF_THE_LAB = "snapkit.Studio(lab.connect())"
+BUSY = """
+import os, time
+print('busy', flush=True)
+while not os.path.exists({stop!r}):
+    time.sleep(0.05)
+print('done')
+"""
+SECONDS = 30_000
+
+
+@dataclass
+class Shown:
+    """A notebook with a lab and a Studio, and the way to look at the lab from outside."""
+
+    notebook: Notebook
+    page: Page
+    uri: str
+    spare: str
+    directory: Path
+
+    def files(self) -> dict[str, str]:
+        """The image that each drive is on, by a connection of its own."""
+        with Qmp(self.spare.removeprefix("unix:")) as qmp:
+            return {b["device"]: b["inserted"]["file"] for b in qmp.execute("query-block")}
+
+    def press(self) -> None:
+        self.page.get_by_role("button", name="Snapshot 2 disks").click()
+
+    def connect(self) -> None:
+        """Connect by endpoint and allow changes."""
+        self.page.get_by_label("Endpoint").fill(self.uri)
+        self.page.get_by_role("button", name="Connect").click()
+        expect(self.page.get_by_role("status", name="Connection")).to_contain_text(
+            "read-only", timeout=SECONDS
+        )
+        self.page.get_by_role("checkbox", name="Allow changes").check()
+
+
+def show(notebook: Notebook) -> Shown:
+    """Run the first cell, which starts a lab, and the second, which shows a Studio."""
+    notebook.run(0)
+    text = wait_until(lambda: notebook.output(0), "the lab is up", 60)
+    uri, spare, directory = json.loads(text)
+    notebook.run(1)
+    expect(notebook.page.get_by_role("region", name="Run")).to_be_visible(timeout=SECONDS)
+    return Shown(notebook, notebook.page, uri, spare, Path(directory))
+
+
+@pytest.fixture
+def studio(open_notebook: OpenNotebook) -> Shown:
+    return show(open_notebook(START_LAB, STUDIO))
+
+
+def test_connect_choose_mistake_remedy_run_outcome(studio: Shown) -> None:
+    page = studio.page
+    button = page.get_by_role("button", name="Snapshot 2 disks")
+    studio.connect()
+
+    devices = page.get_by_role("table", name="Devices")
+    before = re.compile("drive0 .*win2003.img raw 64 MiB 0 yes")
+    expect(devices.get_by_role("row", name=before)).to_be_visible()
+    expect(button).to_be_enabled(timeout=SECONDS)
+
+    file = page.get_by_label("Snapshot file for drive0")
+    filled_in = file.input_value()
+    existing = studio.directory / "data.qcow2"
+    file.fill(str(existing))
+    expect(file).to_have_accessible_description(re.compile("Problem: .*data.qcow2"))
+    expect(button).to_be_disabled()
+    assert studio.files()["drive0"] == str(studio.directory / "win2003.img")
+
+    file.fill(filled_in)
+    expect(button).to_be_enabled(timeout=SECONDS)
+    review = page.get_by_role("region", name="Review")
+    review.get_by_role("tab", name="QMP").click()
+    expect(review.get_by_role("tabpanel")).to_contain_text('"execute": "transaction"')
+    expect(review.get_by_role("tabpanel")).to_contain_text(filled_in)
+
+    button.click()
+
+    outcome = page.get_by_role("status", name="Outcome")
+    expect(outcome).to_contain_text("ok: 2 disks switched at one instant", timeout=SECONDS)
+    expect(outcome.get_by_role("row")).to_have_count(3)
+    after = re.compile("drive0 .*win2003.snap1.qcow2")
+    expect(devices.get_by_role("row", name=after)).to_be_visible()
+    expect(file).to_have_value(re.compile(r"win2003\.snap2\.qcow2$"))
+    expect(page.locator(".snapkit").get_by_role("alert")).to_have_count(0)
+
+    now = studio.files()
+    assert now["drive0"] == filled_in
+    assert [layer["filename"] for layer in chain_of(now["drive0"])] == [
+        filled_in,
+        str(studio.directory / "win2003.img"),
+    ]
+    assert len(chain_of(now["drive1"])) == 2
+
+
+def test_a_snapshot_while_a_cell_computes(open_notebook: OpenNotebook, tmp_path: Path) -> None:
+    busy = BUSY.format(stop=str(tmp_path / "stop"))
+    studio = show(open_notebook(START_LAB, STUDIO_OF_THE_LAB, busy))
+    page = studio.page
+    button = page.get_by_role("button", name="Snapshot 2 disks")
+    expect(button).to_be_enabled(timeout=SECONDS)
+    studio.notebook.run(2)
+    wait_until(lambda: "busy" in studio.notebook.output(2), "the cell computes")
+
+    button.click()
+
+    outcome = page.get_by_role("status", name="Outcome")
+    expect(outcome).to_contain_text("ok: 2 disks", timeout=SECONDS)
+    assert "done" not in studio.notebook.output(2)
+    assert studio.files()["drive1"] == str(studio.directory / "data.snap1.qcow2")
+    (tmp_path / "stop").touch()
+    wait_until(lambda: "done" in studio.notebook.output(2), "the cell ends")
+
+
+def test_an_error_in_a_callback_is_seen_in_the_panel(studio: Shown) -> None:
+    page = studio.page
+
+    page.get_by_label("Endpoint").fill(f"unix:{studio.directory}/nothing.sock")
+    page.get_by_role("button", name="Connect").click()
+
+    alert = page.get_by_role("region", name="Connect").get_by_role("alert")
+    expect(alert).to_contain_text("nothing.sock", timeout=SECONDS)
+    expect(page.get_by_role("status", name="Connection")).to_have_text("Not connected.")
+
+
+def test_d_d_on_any_control_deletes_no_cell(studio: Shown) -> None:
+    page = studio.page
+    studio.connect()
+    expect(page.get_by_role("button", name="Snapshot 2 disks")).to_be_enabled(timeout=SECONDS)
+    cells = studio.notebook.cells
+
+    controls = page.locator(".snapkit").locator("button, input, select, pre").all()
+    for control in controls:
+        if control.is_visible() and control.is_enabled():
+            control.focus()
+            page.keyboard.press("Escape")
+            page.keyboard.press("d")
+            page.keyboard.press("d")
+
+    assert len(controls) > 15
+    assert studio.notebook.cells == cells
