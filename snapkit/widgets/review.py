@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import traitlets as t
 
+from snapkit.errors import SnapkitError
 from snapkit.plan import Plan
 from snapkit.widgets.base import Handler, Panel, esm, style
 from snapkit.widgets.hub import Topic
@@ -68,14 +69,21 @@ class Review(Panel):
         return {}
 
     def static(self) -> Static:
-        """The plan as Python, or its problems."""
+        """The plan as it will be sent, or its problems."""
         plan = self._plan
         problems = tuple(_line(problem) for problem in plan.problems) if plan else ()
-        return Static(self.title, (self._status(), *problems), code=_text(plan, "python"))
+        code = _text(plan, plan.forms[0]) if plan else ""
+        return Static(self.title, (self._status(), *problems), code=code)
 
 
 def _text(plan: Plan | None, form: str) -> str:
-    return str(plan.preview(form)) if plan is not None and plan.ok else ""
+    """The plan in one form; where a form cannot express it, why not."""
+    if plan is None or not plan.ok:
+        return ""
+    try:
+        return str(plan.preview(form))
+    except SnapkitError as err:
+        return str(err)
 
 
 def _line(problem: object) -> str:
