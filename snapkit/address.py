@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from snapkit.errors import ConnectError
+from snapkit.printable import printable
 
 __all__ = ["Address", "LibvirtAddress", "TcpAddress", "UnixAddress", "parse"]
 
-_HOST_PORT = re.compile(r"^(?P<host>\[[^\]]+\]|[^:/\[\]]+):(?P<port>\d+)$")
+_HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^:/\[\]\s]*):(?P<port>[0-9]{1,5})")
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # QEMU's own options behind the address, as in -qmp unix:/run/vm.qmp,server=on,wait=off
-_QEMU_OPTIONS = re.compile(r",(server|wait|nowait|nodelay|reconnect|id)\b.*$")
+_QEMU_OPTIONS = re.compile(r",(server|wait|nowait|nodelay|reconnect|id)\b.*$", re.DOTALL)
 _HELP = (
     'Write "unix:/path/to/socket", a path, "tcp:host:port", "host:port", '
     'or a libvirt URI such as "qemu:///system"'
@@ -73,24 +75,28 @@ def parse(uri: str | os.PathLike[str]) -> Address:
     if not isinstance(uri, str | os.PathLike):
         msg = f"An endpoint is text, not {type(uri).__name__}. {_HELP}."
         raise ConnectError(msg)
-    text = os.fspath(uri).strip()
+    if isinstance(uri, os.PathLike):
+        return _unix(_without_nul(os.fsdecode(uri)))
+    text = _without_nul(uri.strip())
     if not text:
         msg = f"The endpoint is empty. {_HELP}."
         raise ConnectError(msg)
-    if "\0" in text:
-        msg = f"The endpoint {text!r} holds a NUL character. {_HELP}."
-        raise ConnectError(msg)
-    if "://" in text:
-        return LibvirtAddress(text)
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix:"))
     if text.startswith("tcp:"):
-        return _tcp(text.removeprefix("tcp:"))
-    if _HOST_PORT.match(text):
-        return _tcp(text)
+        return _tcp(text.removeprefix("tcp:").removeprefix("//"))
+    if _URI.match(text):
+        return LibvirtAddress(text)
     if ":" in text and "/" not in text:
         return _tcp(text)
     return _unix(text)
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        msg = f"The endpoint {printable(text)} holds a NUL character. {_HELP}."
+        raise ConnectError(msg)
+    return text
 
 
 def _unix(path: str) -> UnixAddress:
@@ -103,8 +109,10 @@ def _unix(path: str) -> UnixAddress:
 
 
 def _tcp(text: str) -> TcpAddress:
-    match = _HOST_PORT.match(_QEMU_OPTIONS.sub("", text))
+    address, _, _ = text.partition(",")
+    match = _HOST_PORT.fullmatch(address)
     if match is None or not 0 < int(match["port"]) < 65536:
-        msg = f"{text!r} is no host and port. {_HELP}."
+        msg = f"{printable(repr(text))} is no host and port. {_HELP}."
         raise ConnectError(msg)
-    return TcpAddress(match["host"].strip("[]"), int(match["port"]))
+    # QEMU listens everywhere where no host is named; from here, that is this host.
+    return TcpAddress(match["host"].strip("[]") or "localhost", int(match["port"]))

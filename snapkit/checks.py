@@ -8,20 +8,21 @@ decorate it; ``plan.checks()``, the panels and the terminal read the registry.
 from __future__ import annotations
 
 import posixpath
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from snapkit import reuse
 from snapkit.facts import Facts, FileFacts
-from snapkit.model import FORMATS, MODES, Device, Problem, Severity, Target
+from snapkit.model import FORMATS, MODES, Device, Finding, Problem, Severity, Target
 
 __all__ = ["CHECKS", "Case", "Check", "run"]
-
-Finding = tuple[Severity, str, str]
 
 _UNKNOWN_BYTE = "\N{REPLACEMENT CHARACTER}"
 _PATH_MAX = 1023
 """QEMU keeps image names in 1024 bytes, and so does a qcow2 header its backing file's name."""
+_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +127,24 @@ def device(case: Case) -> Iterator[Finding]:
         return
     name = case.target.device
     node = case.facts.graph.nodes.get(name)
-    names = list(case.facts.graph.devices)
     if node is not None:
-        below = f"the {node.kind} node of driver {node.driver}"
         user = next((d.name for d in case.facts.graph.devices.values() if _holds(d, name)), "")
-        message = f"{name!r} is {below}" + (f" inside the chain of {user}" if user else "")
-        remedy = f"Name the device {user}" if user else f"Choose one of: {', '.join(names)}"
+        where = f" inside the chain of {user}" if user else ""
+        message = f"{name!r} is a {node.kind} node ({node.driver}){where}"
+        remedy = f"Name the device {user}" if user else _choices(case)
         yield "error", f"{message}; a snapshot there would damage it", remedy
         return
-    close = get_close_matches(name, names, n=1)
-    remedy = f"Did you mean {close[0]}?" if close else f"Choose one of: {', '.join(names)}"
+    close = get_close_matches(name, case.facts.graph.devices, n=1)
+    remedy = f"Did you mean {close[0]}?" if close else _choices(case)
     yield "error", f"the VM has no device {name!r}", remedy
+
+
+def _choices(case: Case) -> str:
+    names = [device.name for device in case.facts.graph.devices.values() if device.snapshotable]
+    if not names:
+        return "This VM has no device that can be snapshotted"
+    more = ", and more" if len(names) > _NAMES_SHOWN else ""
+    return f"Choose one of: {', '.join(names[:_NAMES_SHOWN])}{more}"
 
 
 def _holds(candidate: Device, node: str) -> bool:
@@ -226,7 +234,11 @@ def directory(case: Case) -> Iterator[Finding]:
     """QEMU creates files, never directories."""
     parent = posixpath.dirname(case.target.file)
     if not case.file.directory_exists:
-        yield "error", f"the directory {parent} does not exist", f"Create it: mkdir -p '{parent}'"
+        yield (
+            "error",
+            f"the directory {parent} does not exist",
+            f"Create it: mkdir -p {shlex.quote(parent)}",
+        )
 
 
 @_check("permission", "May QEMU write there?", _can_see)
@@ -234,14 +246,15 @@ def permission(case: Case) -> Iterator[Finding]:
     """The rights of QEMU's user count, not ours."""
     parent = posixpath.dirname(case.target.file)
     user = case.facts.qemu_user or "QEMU's user"
-    if case.creates and case.file.directory_exists:
-        if case.file.read_only_file_system:
-            message = f"{parent} is on a read-only file system"
-            yield "error", message, "Choose a directory that can be written to"
-        elif case.file.directory_writable is False:
-            message = f"{user} may not create files in {parent}"
-            yield "error", message, f"Give {user} write permission there, or choose another place"
-    if not case.creates and case.file.exists and case.file.writable is False:
+    if not (case.file.directory_exists if case.creates else case.file.exists):
+        return
+    if case.file.read_only_file_system:
+        message = f"{parent} is on a read-only file system"
+        yield "error", message, "Choose a directory that can be written to"
+    elif case.creates and case.file.directory_writable is False:
+        message = f"{user} may not create files in {parent}"
+        yield "error", message, f"Give {user} write permission there, or choose another place"
+    elif not case.creates and case.file.writable is False:
         message = f"{user} may not write to {case.target.file}"
         yield "error", message, f"Give {user} read and write permission"
 
@@ -293,38 +306,12 @@ def in_use(case: Case) -> Iterator[Finding]:
 @_check("overlay", "Does the existing overlay fit the disk?", _reuses_visibly)
 def overlay(case: Case) -> Iterator[Finding]:
     """QEMU checks neither header nor size: a wrong one loses data at the next start."""
-    image, disk = case.file.image, case.device.active if case.device else None
-    if image is None or disk is None:
-        return
-    name = case.target.file
-    create = f"Create it again over {disk.file} with qemu-img create"
-    if image.error:
-        yield "error", f"{name} cannot be read as an image: {image.error}", create
-        return
-    if image.format != case.target.format:
-        message = f"{name} has the format {image.format}, not {case.target.format}"
-        yield "error", message, f"Choose the format {image.format}, or create it again"
-    if image.virtual_size != disk.virtual_size:
-        size = "smaller" if image.virtual_size < disk.virtual_size else "larger"
-        message = (
-            f"{name} is {size} than the disk: {image.virtual_size} bytes, not {disk.virtual_size}"
-        )
-        yield "error", message, create
-    if not image.backing_file:
-        message = f"the header of {name} names no backing file; the disk would be lost at a restart"
-        yield "error", message, create
-    elif not _names(image.full_backing_file or image.backing_file, case):
-        message = f"the header of {name} names the backing file {image.backing_file}"
-        yield "error", f"{message}, not {disk.file}", create
-    elif image.backing_format is None:
-        message = f"the header of {name} does not record the format of its backing file"
-        yield "warning", message, f"Record it: qemu-img rebase -u -F {disk.format}"
-    elif image.backing_format != disk.format:
-        message = f"the header of {name} says that its backing file is {image.backing_format}"
-        yield "error", f"{message}, not {disk.format}", create
+    disk = case.device.active if case.device else None
+    if disk is not None and case.file.kind in {"file", "device"}:
+        yield from reuse.find(case.target, disk, case.file.image, lambda x: _is_image(x, case))
 
 
-def _names(backing: str, case: Case) -> bool:
+def _is_image(backing: str, case: Case) -> bool:
     """Whether a header's backing file is the device's active image."""
     assert case.device is not None  # noqa: S101  _reuses_visibly says so
     mine, theirs = case.facts.file(case.device.file), case.facts.file(backing)
@@ -346,6 +333,15 @@ def base(case: Case) -> Iterator[Finding]:
     if _plain_relative(name):
         message = f"QEMU was given the relative name {name!r} and its directory is not known"
         yield "error", message, "Start the VM with an absolute image name"
+
+
+@_check("encryption", "Would the overlay be as secret as the disk?", _switches)
+def encryption(case: Case) -> Iterator[Finding]:
+    """An overlay is not encrypted only because its base is."""
+    assert case.device is not None  # noqa: S101  _switches says so
+    if case.creates and case.facts.graph.nodes[case.device.node].encrypted:
+        message = "the disk is encrypted, and the overlay would not be: new data would be readable"
+        yield "warning", message, "Keep the overlay where nobody else reads it, or leave it out"
 
 
 @_check("engine", "Does this QEMU know the commands?", _known)

@@ -7,20 +7,21 @@ none is and what the run made is gone.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NoReturn
+from weakref import WeakKeyDictionary
 
-from snapkit import loop
+from snapkit import compare, loop
 from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
 from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapkitError, SnapshotError
-from snapkit.model import Device, Graph, Outcome, Switched
+from snapkit.model import Graph, Outcome
 from snapkit.plan import Plan
-from snapkit.script import Overlay
+from snapkit.script import Overlay, Script
 
 __all__ = ["PHASES", "Phase", "Progress", "Run", "start"]
 
@@ -33,6 +34,9 @@ PHASES = {
     "undo": "Removing what this run made",
 }
 _RECONNECT_SECONDS = 10.0
+_SHOWN = 5
+
+_log = logging.getLogger(__name__)
 
 
 class Phase(str):
@@ -57,7 +61,9 @@ class Run:
     """A run that was started. ``future`` holds its outcome."""
 
     def __init__(self) -> None:
-        self.future: Future[Outcome]
+        self.future: Future[Outcome] = Future()
+        # A future that is running cannot be cancelled: what a run has begun, it ends.
+        self.future.set_running_or_notify_cancel()
         self._cancel = threading.Event()
 
     def cancel(self) -> None:
@@ -86,8 +92,22 @@ class Run:
 def start(backend: Backend, plan: Plan, progress: Progress | None = None) -> Run:
     """Start a plan on the loop."""
     run = Run()
-    run.future = loop.submit(_Engine(backend, plan, progress, run).run())
+    loop.submit(_carry_out(_Engine(backend, plan, progress, run)))
     return run
+
+
+_turns: WeakKeyDictionary[Backend, asyncio.Lock] = WeakKeyDictionary()
+"""One run at a time for each VM: the next one then sees what this one has changed."""
+
+
+async def _carry_out(engine: _Engine) -> None:
+    future = engine.handle.future
+    try:
+        async with _turns.setdefault(engine.backend, asyncio.Lock()):
+            outcome = await engine.run()
+        future.set_result(outcome)
+    except BaseException as err:  # noqa: BLE001  whoever waits for the future has to be told
+        future.set_exception(err)
 
 
 class _Engine:
@@ -103,36 +123,46 @@ class _Engine:
         self.receipt = Receipt()
         self.phases: list[tuple[str, float]] = []
         self.switch_seconds: float | None = None
+        self.notes: list[str] = []
 
     async def run(self) -> Outcome:
         before = await self._observe_and_check()
+        script = self.plan.script
         try:
             with self._phase("prepare"):
-                await self.backend.prepare(self.plan.script, self.receipt)
-                await self._look_at_reused_overlays()
-            self._stop_if_asked()
-        except (SnapkitError, OSError) as err:
-            await self._give_up(before, err)
-        except asyncio.CancelledError:
-            await self._undo()
+                await self.backend.prepare(script, self.receipt)
+                await self._look_at_reused_overlays(script)
+            with self._phase("switch"):
+                self._stop_if_asked()
+                await self._switch(script)
+        except OutcomeUnknown:
             raise
-        lost = await self._switch(before)
-        return await self._verify(before, lost)
+        except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001  all of it is undone
+            await self._give_up(before, script, err)
+        return await self._verify(before, script)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
         """Tell the user, and take the time."""
-        if self.progress is not None:
-            self.progress(Phase(name))
+        self._tell(Phase(name))
         began = time.perf_counter()
         try:
             yield
         finally:
             self.phases.append((name, time.perf_counter() - began))
 
+    def _tell(self, phase: Phase) -> None:
+        """Call the user's function. What it raises is its own affair and stops nothing."""
+        if self.progress is None:
+            return
+        try:
+            self.progress(phase)
+        except BaseException:  # noqa: BLE001  it must not end the loop either
+            _log.exception("The progress function failed at %r; the run goes on", str(phase))
+
     def _stop_if_asked(self) -> None:
         if self.handle.cancelled:
-            msg = "the run was cancelled before the switch"
+            msg = "The run was cancelled before the switch"
             raise _Cancelled(msg)
 
     async def _observe_and_check(self) -> Graph:
@@ -142,28 +172,32 @@ class _Engine:
         targets = self.plan.targets
         reused = [target.file for target in targets if target.mode == "existing"]
         with self._phase("observe"):
-            facts = await self.backend.facts([target.file for target in targets], reused)
+            files = [target.file for target in targets]
+            facts = await self.backend.facts(files, reused, thorough=True)
         with self._phase("check"):
-            if facts.graph.fingerprint != self.plan.fingerprint:
-                what = "; ".join(_changes(self.plan.graph, facts.graph))
-                msg = f"The VM has changed since the plan was made: {what}. Make the plan again."
-                raise PlanError(msg)
+            self._refuse_another_vm(facts.graph)
             fresh = self.plan.again(facts)
             if not fresh.ok:
                 raise PlanError(fresh.refusal(), fresh.problems)
-        self._stop_if_asked_early()
+        if self.handle.cancelled:
+            msg = "The run was cancelled before it began. Nothing was sent."
+            raise PlanError(msg)
         return facts.graph
 
-    def _stop_if_asked_early(self) -> None:
-        try:
-            self._stop_if_asked()
-        except _Cancelled as err:
-            msg = f"Not started: {err}. Nothing was sent."
-            raise PlanError(msg) from None
+    def _refuse_another_vm(self, now: Graph) -> None:
+        """Refuse if the devices, or the free node-names, are not those of the plan."""
+        news = list(compare.changes(self.plan.graph, now).values())
+        if not news:
+            names = {name for o in self.plan.script.overlays for name in (o.node, o.file_node)}
+            news = [f"there is a node {name} now" for name in sorted(names & now.nodes.keys())]
+        if news or now.fingerprint != self.plan.fingerprint:
+            more = [f"and {len(news) - _SHOWN} more"] if len(news) > _SHOWN else []
+            what = "; ".join([*news[:_SHOWN], *more]) or "its block graph is another one"
+            msg = f"The VM has changed since the plan was made: {what}. Make the plan again."
+            raise PlanError(msg)
 
-    async def _look_at_reused_overlays(self) -> None:
-        """QEMU checks neither size nor header of an overlay; the live node shows both."""
-        script = self.plan.script
+    async def _look_at_reused_overlays(self, script: Script) -> None:
+        """QEMU checks neither size nor header of an overlay; the opened node shows both."""
         reused = [overlay for overlay in script.overlays if not overlay.create]
         if not reused or not script.prepare:
             return
@@ -171,159 +205,168 @@ class _Engine:
         for overlay in reused:
             node = nodes[overlay.node]
             if node.virtual_size != overlay.virtual_size:
-                msg = f"{overlay.file} has {node.virtual_size} bytes, the disk {overlay.virtual_size}"
+                msg = (
+                    f"{overlay.file} has {node.virtual_size} bytes, the disk {overlay.virtual_size}"
+                )
                 raise Refused(msg, overlay.device)
             if not node.header_backing_file:
                 msg = f"the header of {overlay.file} names no backing file"
                 raise Refused(msg, overlay.device)
 
-    async def _switch(self, before: Graph) -> bool:
-        """Send the one command. Returns whether the connection was lost over it."""
+    async def _switch(self, script: Script) -> None:
+        """Send the one command. Raises if no device was switched."""
         began = time.perf_counter()
-        lost: LinkLost | None = None
         try:
-            with self._phase("switch"):
-                await self.backend.switch(self.plan.script)
-        except LinkLost as err:
-            lost = err
+            await self.backend.switch(script)
         except Refused as err:
-            await self._give_up(before, err)
-        self.switch_seconds = None if lost else time.perf_counter() - began
-        if lost is not None:
-            await self._find_out(before, lost)
-        return lost is not None
+            raise Refused(str(err), err.device or _blamed(str(err), script)) from err
+        except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001  it may have been sent
+            await self._find_out(script, err)
+        else:
+            self.switch_seconds = time.perf_counter() - began
 
-    async def _find_out(self, before: Graph, lost: LinkLost) -> None:
+    async def _find_out(self, script: Script, cause: BaseException) -> None:
         """The reply to the switch never came: look which of the two states it is."""
         try:
-            await self.backend.reconnect(_RECONNECT_SECONDS)
-            after = await self.backend.observe()
-        except (ConnectError, Refused) as err:
-            files = ", ".join(overlay.file for overlay in self.plan.script.overlays)
+            after = await self._look_again()
+            moved = self._has_moved(after, script)
+        except (Exception, asyncio.CancelledError) as err:
+            files = ", ".join(overlay.file for overlay in script.overlays)
             msg = (
-                f"The connection was lost during the switch and the VM cannot be looked at: {err} "
-                f"All disks have moved to their overlays, or none has. Nothing was removed: "
-                f"keep {files} until the VM has been looked at."
+                f"The connection was lost during the switch and the VM cannot be looked at: "
+                f"{_words(err)}. All disks have moved to their overlays, or none has. "
+                f"Nothing was removed: keep {files} until the VM has been looked at."
             )
             raise OutcomeUnknown(msg) from err
-        moved = [_is_on(after, overlay) for overlay in self.plan.script.overlays]
-        if not any(moved):
-            await self._give_up(before, lost)
+        if not moved:
+            raise cause
+        self.notes.append(
+            "the connection was lost during the switch; what is said here was read anew"
+        )
 
-    async def _verify(self, before: Graph, lost: bool) -> Outcome:
+    def _has_moved(self, after: Graph, script: Script) -> bool:
+        """Which of the two states it is. Raises ConnectError if it is not the same VM."""
+        if any(compare.is_on(after, overlay) for overlay in script.overlays):
+            return True
+        if not after.nodes.keys() >= set(self.receipt.nodes):
+            msg = f"{self.backend.uri} is another VM now: the prepared nodes are gone."
+            raise ConnectError(msg)
+        return False
+
+    async def _look_again(self) -> Graph:
+        """Observe, over a new connection where the old one has gone. Raises SnapkitError."""
+        if self.backend.connected:
+            try:
+                return await self.backend.observe()
+            except LinkLost:
+                pass
+        await self.backend.reconnect(_RECONNECT_SECONDS)
+        return await self.backend.observe()
+
+    async def _verify(self, before: Graph, script: Script) -> Outcome:
         """Observe again; nothing is undone behind the user's back from here on."""
         with self._phase("verify"):
             try:
-                after = await self.backend.observe()
-                headers = [await self.backend.header(o) for o in self.plan.script.overlays]
-            except (ConnectError, Refused) as err:
+                after = await self._look_again()
+            except Exception as err:
                 msg = (
-                    "The switch was done, but the VM could not be looked at afterwards: "
-                    f"{err} Connect again and look at the layers."
+                    "The switch was done, but the VM cannot be looked at: "
+                    f"{_words(err)}. Connect again and look at the layers."
                 )
                 raise OutcomeUnknown(msg) from err
-        outcome = self._outcome(before, after, [text for text in headers if text])
-        if lost:
-            note = "the connection was lost during the switch; what is said here was read anew"
-            outcome = replace(outcome, findings=(*outcome.findings, note))
+            headers = [await self._header(after, overlay) for overlay in script.overlays]
+        outcome = self._outcome(before, after, script, [text for text in headers if text])
         if not outcome.ok:
-            msg = "\n".join(
-                ["The switch was done and nothing was undone, but not all is as it should be:"]
-                + list(outcome.findings)
-            )
-            raise SnapshotError(msg, outcome)
+            msg = "The switch was done and nothing was undone, but not all is as it should be:"
+            raise SnapshotError("\n".join([msg, *outcome.findings]), outcome)
         return outcome
 
-    def _outcome(self, before: Graph, after: Graph, headers: list[str]) -> Outcome:
-        overlays = self.plan.script.overlays
-        devices = tuple(_compare(before, after, overlay) for overlay in overlays)
-        asked = {overlay.device for overlay in overlays}
-        findings = [f"{d.device} is on {d.file_after}" for d in devices if not d.ok]
-        findings += [text for text in _changes(before, after) if text.split()[0] not in asked]
-        findings += headers
+    async def _header(self, after: Graph, overlay: Overlay) -> str:
+        """What is wrong with an overlay's header, read offline or else from the live node."""
+        try:
+            return await self.backend.header(overlay)
+        except Exception as err:  # noqa: BLE001  the switch is done, whatever this look says
+            self.notes.append(f"{overlay.file} was not opened offline: {err}")
+            return compare.header(after, overlay)
+
+    def _outcome(self, before: Graph, after: Graph, script: Script, headers: list[str]) -> Outcome:
+        devices = tuple(compare.switched(before, after, o) for o in script.overlays)
+        changes = compare.changes(before, after)
+        asked = {device.device for device in devices}
+        wrong = [f"{d.device} is on {d.file_after or 'nothing'}" for d in devices if not d.ok]
+        wrong += [text for name, text in changes.items() if name not in asked]
+        wrong += headers
         return Outcome(
             devices=devices,
             switched=all(device.ok for device in devices),
-            ok=not findings,
+            ok=not wrong,
             switch_seconds=self.switch_seconds,
             phases=tuple(self.phases),
-            findings=tuple(findings),
+            findings=(*wrong, *self.notes),
         )
 
     async def _undo(self) -> list[str]:
+        """Remove what this run made; say what could not be removed. Raises nothing."""
+        remarks: list[str] = []
         with self._phase("undo"):
             if not self.backend.connected:
                 try:
                     await self.backend.reconnect(_RECONNECT_SECONDS)
                 except ConnectError as err:
-                    return [*await self.backend.discard(self.receipt), str(err)]
-            return await self.backend.discard(self.receipt)
+                    remarks.append(str(err).rstrip("."))
+            try:
+                remarks += await self.backend.discard(self.receipt)
+            except Exception as err:  # noqa: BLE001  what is left has to be named
+                remarks.append(f"the undo failed ({_words(err)}) and may have left {self.receipt}")
+        return remarks
 
-    async def _give_up(self, before: Graph, cause: Exception) -> NoReturn:
+    async def _give_up(self, before: Graph, script: Script, cause: BaseException) -> NoReturn:
         """Undo, look, and raise SnapshotError with all that was found."""
         remarks = await self._undo()
         outcome: Outcome | None = None
         try:
-            after = await self.backend.observe()
-        except (ConnectError, Refused):
+            after = await self._look_again()
+        except Exception:  # noqa: BLE001  the cause is what has to be told
             remarks.append("the VM could not be looked at afterwards")
         else:
-            remarks += _changes(before, after)
+            remarks += compare.changes(before, after).values()
             outcome = Outcome(
-                devices=tuple(_compare(before, after, o) for o in self.plan.script.overlays),
+                devices=tuple(compare.switched(before, after, o) for o in script.overlays),
                 switched=False,
                 ok=False,
                 phases=tuple(self.phases),
                 findings=tuple(remarks),
             )
+        raise SnapshotError(_failure(cause, remarks), outcome) from cause
+
+
+def _blamed(words: str, script: Script) -> str:
+    """Whom the refusal of a whole transaction is about. QEMU never says which action failed."""
+    for overlay in script.overlays:
+        names = overlay.file, overlay.device, overlay.base_node, overlay.node
+        if any(f"'{name}'" in words for name in names if name):
+            return overlay.device
+    devices = [overlay.device for overlay in script.overlays]
+    return devices[0] if len(devices) == 1 else f"one of {', '.join(devices)}"
+
+
+def _failure(cause: BaseException, remarks: list[str]) -> str:
+    if isinstance(cause, _Cancelled):
+        begin = str(cause)
+    else:
         device = getattr(cause, "device", "")
-        where = f"{device}: " if device else ""
-        undone = (
-            "Everything was undone: no device was switched, and no file of this run is left."
-            if not remarks
-            else "No device was switched, but: " + "; ".join(remarks) + "."
+        begin = f"The snapshot failed. {f'{device}: ' if device else ''}{_words(cause)}"
+    if not remarks:
+        return (
+            f"{begin}. Everything was undone: no device was switched, "
+            "and no file of this run is left."
         )
-        msg = f"The snapshot failed. {where}{str(cause).rstrip('.')}. {undone}"
-        raise SnapshotError(msg, outcome) from cause
+    return f"{begin}. This run switched no device, but: {'; '.join(remarks)}."
 
 
-def _is_on(graph: Graph, overlay: Overlay) -> bool:
-    device = graph.devices.get(overlay.device)
-    return device is not None and device.file == overlay.file
-
-
-def _compare(before: Graph, after: Graph, overlay: Overlay) -> Switched:
-    old, new = before.devices[overlay.device], after.devices.get(overlay.device)
-    if new is None:
-        new = Device(old.name)
-    whole = new.file == overlay.file and new.layers[1:] and _same_chain(new, old, skip=1)
-    return Switched(
-        device=old.name,
-        file_before=old.file,
-        file_after=new.file,
-        depth_before=old.depth,
-        depth_after=new.depth,
-        ok=bool(whole),
-    )
-
-
-def _same_chain(new: Device, old: Device, skip: int = 0) -> bool:
-    """Whether two chains are the same images in the same order, below the first ``skip``."""
-    return [(x.node, x.file) for x in new.layers[skip:]] == [(x.node, x.file) for x in old.layers]
-
-
-def _changes(before: Graph, after: Graph) -> list[str]:
-    """What differs between two readings, a sentence a device, which begins with its name."""
-    found: list[str] = []
-    for name, old in before.devices.items():
-        new = after.devices.get(name)
-        if not old.attached:
-            continue
-        if new is None:
-            found.append(f"{name} is gone")
-        elif not _same_chain(new, old):
-            found.append(f"{name} was on {old.file or 'nothing'} and is on {new.file or 'nothing'}")
-        elif (new.root, new.read_only) != (old.root, old.read_only):
-            found.append(f"{name} has another node or access mode")
-    found += [f"{n} is new" for n, d in after.devices.items() if d.attached and n not in before.devices]
-    return found
+def _words(cause: BaseException) -> str:
+    """An error without its full stop; one that is not of snapkit's making with its type."""
+    text = str(cause).rstrip(".")
+    if isinstance(cause, SnapkitError):
+        return text
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__

@@ -16,13 +16,17 @@ __all__ = ["Facts", "FileFacts", "ImageFacts"]
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What an image's header says. ``error`` is why it could not be read."""
+    """What an image's header says. ``error`` is why it could not be read.
+
+    ``allocated_clusters`` counts what the image holds itself; None is "not known".
+    """
 
     format: str = ""
     virtual_size: int = 0
     backing_file: str | None = None
     backing_format: str | None = None
     full_backing_file: str | None = None
+    allocated_clusters: int | None = None
     error: str = ""
 
 

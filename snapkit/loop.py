@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import selectors
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -23,30 +24,54 @@ class _LoopThread:
     """A daemon thread that runs one asyncio loop for the life of the process."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
+        self.selector = selectors.DefaultSelector()
+        self.loop = asyncio.SelectorEventLoop(self.selector)
         self.thread = threading.Thread(
             target=self.loop.run_forever, name="snapkit-loop", daemon=True
         )
         self.thread.start()
 
 
-_lock = threading.Lock()
+# Work may be submitted by what the garbage collector clears up, at any moment.
+_lock = threading.RLock()
 _current: _LoopThread | None = None
+_of_parents: list[_LoopThread] = []
+"""Kept, because a loop that is thrown away closes what belongs to it."""
+_running: set[Future[Any]] = set()
+"""Held until it is done: the loop itself does not hold on to work that waits."""
+
+
+def _forget() -> None:
+    """Begin anew in a forked child: neither the thread nor its hold on the lock came along."""
+    global _lock, _current  # noqa: PLW0603  one per process is the point of this module
+    _lock = threading.RLock()
+    if _current is not None:
+        # What is taken out of the selector in the child would be missing in the parent's too:
+        # they are one. Closed here, it is out of the child's reach.
+        _current.selector.close()
+        _of_parents.append(_current)
+        _current = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _loop_thread() -> _LoopThread:
-    """The process's loop thread. A forked child gets its own: threads do not survive a fork."""
+    """The process's loop thread, started when it is first needed."""
     global _current  # noqa: PLW0603  one per process is the point of this module
     with _lock:
-        if _current is None or _current.pid != os.getpid():
+        if _current is None:
             _current = _LoopThread()
         return _current
 
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
     """Start ``work`` on the loop and return at once. For callbacks."""
-    return asyncio.run_coroutine_threadsafe(work, _loop_thread().loop)
+    future = asyncio.run_coroutine_threadsafe(work, _loop_thread().loop)
+    _running.add(future)
+    future.add_done_callback(_running.discard)
+    return future
 
 
 def call(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:

@@ -13,6 +13,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from snapkit.printable import printable
+
 if TYPE_CHECKING:
     from pandas import DataFrame
 
@@ -22,6 +24,7 @@ __all__ = [
     "MODES",
     "QUIESCE",
     "Device",
+    "Finding",
     "Graph",
     "Job",
     "Layer",
@@ -34,6 +37,8 @@ __all__ = [
 ]
 
 Severity = Literal["error", "warning"]
+Finding = tuple[Severity, str, str]
+"""What a check found: severity, message and remedy."""
 
 FORMATS = ("qcow2", "qed")
 """Overlay formats that QEMU can create over any base."""
@@ -56,6 +61,7 @@ _PROTOCOLS = frozenset(
     "virtio-blk-vhost-vdpa vvfat".split()
 )
 
+_TEXT_MAX = 4000
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 _NO_STATS: Mapping[str, int] = MappingProxyType({})
 
@@ -181,7 +187,13 @@ class Graph:
     def fingerprint(self) -> str:
         """A digest of what a plan relies on: every device and its chain, not the counters."""
         shape = [
-            [d.name, d.root, d.read_only, [[x.node, x.format, x.file, x.virtual_size] for x in d.layers]]
+            [
+                d.name,
+                d.root,
+                d.qdev,
+                d.read_only,
+                [[x.node, x.format, x.file, x.virtual_size] for x in d.layers],
+            ]
             for d in self.devices.values()
             if d.attached
         ]
@@ -218,7 +230,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.device}: " if self.device else ""
-        return f"{where}{self.message}. {self.remedy}{'' if self.remedy.endswith('?') else '.'}"
+        text = f"{where}{self.message}. {self.remedy}{'' if self.remedy.endswith('?') else '.'}"
+        return printable(text, _TEXT_MAX)
 
 
 @dataclass(frozen=True, slots=True)

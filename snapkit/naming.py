@@ -17,6 +17,7 @@ FIELDS = ("directory", "stem", "tag", "format", "device", "depth")
 
 _TAG = re.compile(r"\.snap\d+$")
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_WIDTH = re.compile(r"0?[0-9]?d?")
 
 
 class TemplateError(ValueError):
@@ -38,16 +39,8 @@ def fill(template: str, device: Device, *, tag: str, format: str) -> str:  # noq
         "device": device.name.replace("/", "-"),
         "depth": device.depth + 1,
     }
-    try:
-        wanted = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    except ValueError as err:
-        msg = f"the template {template!r} cannot be read: {err}"
-        raise TemplateError(msg) from err
-    for name in wanted:
-        if name not in FIELDS:
-            msg = f"the template has the unknown field {{{name}}}"
-            raise TemplateError(msg)
-    if {"directory", "stem"} & set(wanted):
+    wanted = _wanted(template)
+    if {"directory", "stem"} & wanted:
         if not device.file or _URL.match(device.file):
             image = device.file or "no image"
             msg = f"a name cannot be derived from {image!r}"
@@ -55,10 +48,30 @@ def fill(template: str, device: Device, *, tag: str, format: str) -> str:  # noq
         values["directory"] = posixpath.dirname(device.file)
         values["stem"] = stem(device.file)
     try:
-        return template.format(**values)
-    except (ValueError, IndexError, KeyError, AttributeError) as err:
+        name = template.format(**values)
+    except (ValueError, IndexError, KeyError) as err:
         msg = f"the template {template!r} cannot be filled in: {err}"
         raise TemplateError(msg) from err
+    # Below the root, "{directory}/" has one slash too many.
+    return f"/{name.lstrip('/')}" if name.startswith("//") else name
+
+
+def _wanted(template: str) -> set[str]:
+    """The fields that a template uses."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as err:
+        msg = f"the template {template!r} cannot be read: {err}"
+        raise TemplateError(msg) from err
+    fields = [(name, spec or "", how) for _, name, spec, how in parts if name is not None]
+    for name, spec, how in fields:
+        if name not in FIELDS:
+            msg = f"the template has the unknown field {{{name}}}"
+            raise TemplateError(msg)
+        if how or not _WIDTH.fullmatch(spec):
+            msg = f"the template {template!r} may give only a width, such as {{depth:03}}"
+            raise TemplateError(msg)
+    return {name for name, _, _ in fields}
 
 
 def stem(path: str) -> str:

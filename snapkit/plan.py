@@ -181,7 +181,9 @@ class Plan:
     def __repr__(self) -> str:
         state = "ok" if self.ok else "refused"
         devices = ", ".join(target.device for target in self.targets)
-        return f"<Plan: {devices or 'nothing'}; {state}; {len(self.problems)} problems>"
+        count = len(self.problems)
+        found = "1 problem" if count == 1 else f"{count} problems"
+        return f"<Plan: {devices or 'nothing'}; {state}; {found}>"
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{p.severity}: {escape(str(p))}</li>" for p in self.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any
 
 from snapkit import naming
@@ -76,9 +77,7 @@ def read(asked: object, graph: Graph, options: Options, tag: str) -> Request:
     return Request(tuple(targets), options.engine, options.quiesce, tuple(problems))
 
 
-def _targets(
-    asked: object, graph: Graph, options: Options, tag: str
-) -> Iterator[Target | Problem]:
+def _targets(asked: object, graph: Graph, options: Options, tag: str) -> Iterator[Target | Problem]:
     if hasattr(asked, "to_dict") and hasattr(asked, "columns"):
         yield from _from_frame(asked, options)
     elif isinstance(asked, Mapping):
@@ -89,7 +88,7 @@ def _targets(
     elif isinstance(asked, Iterable):
         for item in asked:
             if isinstance(item, Target):
-                yield item
+                yield _from_value(str(item.device), item, options)
             else:
                 yield _from_template(str(item), graph, options, tag)
     else:
@@ -103,7 +102,7 @@ def _problem(device: str, message: str) -> Problem:
 
 def _from_value(device: str, value: object, options: Options) -> Target | Problem:
     if isinstance(value, Target):
-        return replace(value, device=device)
+        value = {"file": value.file, "format": value.format, "mode": value.mode}
     if isinstance(value, Mapping):
         unknown = [key for key in value if key not in _TARGET_KEYS]
         if unknown:
@@ -134,7 +133,7 @@ def _from_template(name: str, graph: Graph, options: Options, tag: str) -> Targe
 
 
 def _from_frame(frame: Any, options: Options) -> Iterator[Target | Problem]:
-    """A row a device. Rows without a file, or with ``include`` False, are left out.
+    """A row a device. Rows without a file, or with ``include`` not true, are left out.
 
     In a table from ``vm.devices()`` the columns ``file`` and ``format`` speak of the disk as
     it is; there only ``snapshot_file`` and ``snapshot_format`` speak of the overlay.
@@ -148,7 +147,10 @@ def _from_frame(frame: Any, options: Options) -> Iterator[Target | Problem]:
     if "device" in frame.columns:
         frame = frame.set_index("device")
     for device, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        if _is_missing(row[names[0]]) or row.get("include", True) in {False, 0}:
+        included = _is_included(row.get("include", True))
+        if included is None:
+            yield _include_problem(str(device), row["include"])
+        if not included or _is_missing(row[names[0]]):
             continue
         format_ = next((row[n] for n in formats if not _is_missing(row.get(n))), options.format)
         mode = options.mode if _is_missing(row.get("mode")) else row["mode"]
@@ -156,10 +158,27 @@ def _from_frame(frame: Any, options: Options) -> Iterator[Target | Problem]:
         yield _from_value(str(device), value, options)
 
 
+def _is_included(value: object) -> bool | None:
+    """Whether a row counts; None if that cannot be told. What a table leaves open does not.
+
+    A table that went through a file has text here, and the text "False" would be true.
+    """
+    if _is_missing(value):
+        return False
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    return words.get(str(value).strip().lower().removesuffix(".0"))
+
+
+def _include_problem(device: str, value: object) -> Problem:
+    message = f"the column 'include' says {value!r}, and it is not clear what that means"
+    return Problem(device, "targets", "error", message, "Write True or False")
+
+
 def _is_missing(value: object) -> bool:
     """None, NaN, NA and the empty text."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return True
-    return type(value).__name__ in {"NAType", "NaTType"} or (
-        isinstance(value, float) and value != value  # noqa: PLR0124  NaN is not itself
-    )
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return True
+    # Only NaN, of whatever kind of float, is not itself.
+    return isinstance(value, Real) and bool(value != value)  # noqa: PLR0124

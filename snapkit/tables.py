@@ -15,29 +15,30 @@ if TYPE_CHECKING:
 __all__ = ["checks", "devices", "events", "layers", "outcome", "plan", "stats"]
 
 _COUNTERS = ("rd_bytes", "wr_bytes", "rd_ops", "wr_ops")
-_SIZES = ("virtual_size", "actual_size", *_COUNTERS)
 _DEVICE_COLUMNS = (
     "node qdev format file virtual_size actual_size backing_file depth read_only removable "
     "snapshotable why_not rd_bytes wr_bytes rd_ops wr_ops"
 ).split()
+# pandas 3 has a type for text, pandas 2 has objects.
+_TEXT = pd.Series(["text"]).dtype
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("virtual_size", "actual_size", *_COUNTERS), "Int64"),
+    **dict.fromkeys(("read_only", "removable", "snapshotable"), "bool"),
+    "depth": "int64",
+}
 _LAYER_COLUMNS = (
     "node format file virtual_size actual_size backing_file header_backing_file".split()
 )
-_PLAN_COLUMNS = (
-    "node file_before snapshot_file format mode overlay_node ok problems".split()
-)
+_PLAN_COLUMNS = "node file_before snapshot_file format mode overlay_node ok problems".split()
 _OUTCOME_COLUMNS = "file_before file_after depth_before depth_after ok".split()
 
 
 def devices(graph: Graph) -> pd.DataFrame:
     """A row a device. Sizes are bytes; what does not apply is missing."""
-    frame = _frame(
-        [device.name for device in graph.devices.values()],
-        "device",
-        [_device_row(device) for device in graph.devices.values()],
-        _DEVICE_COLUMNS,
+    rows = [_device_row(device) for device in graph.devices.values()]
+    return pd.DataFrame(
+        {name: _column(name, rows) for name in _DEVICE_COLUMNS}, index=_names(graph.devices)
     )
-    return _integers(frame, _SIZES)
 
 
 def _device_row(device: Device) -> dict[str, Any]:
@@ -70,9 +71,11 @@ def layers(graph: Graph) -> pd.DataFrame:
         for device in graph.devices.values()
         for layer in device.layers
     ]
-    index = pd.MultiIndex.from_tuples(keys, names=["device", "layer"])
-    frame = pd.DataFrame(rows, index=index, columns=pd.Index(_LAYER_COLUMNS))
-    return _integers(frame, ("virtual_size", "actual_size"))
+    index = pd.MultiIndex.from_arrays(
+        [_names(name for name, _ in keys), pd.Index([n for _, n in keys], dtype="int64")],
+        names=["device", "layer"],
+    )
+    return pd.DataFrame({name: _column(name, rows) for name in _LAYER_COLUMNS}, index=index)
 
 
 def stats(graph: Graph) -> pd.DataFrame:
@@ -83,13 +86,10 @@ def stats(graph: Graph) -> pd.DataFrame:
     """
     names = list(dict.fromkeys(key for d in graph.devices.values() for key in d.stats))
     columns = [*_COUNTERS, *(name for name in names if name not in _COUNTERS)]
-    frame = _frame(
-        [device.name for device in graph.devices.values()],
-        "device",
-        [dict(device.stats) for device in graph.devices.values()],
-        columns,
+    rows = [device.stats for device in graph.devices.values()]
+    return pd.DataFrame(
+        {name: _column(name, rows, "Int64") for name in columns}, index=_names(graph.devices)
     )
-    return _integers(frame, columns)
 
 
 def events(reported: Iterable[Event]) -> pd.DataFrame:
@@ -129,9 +129,7 @@ def problems(found: Sequence[Problem]) -> pd.DataFrame:
 
 def outcome(found: Outcome) -> pd.DataFrame:
     """A row a device: the active image and the depth, before and after."""
-    rows = [
-        {name: getattr(device, name) for name in _OUTCOME_COLUMNS} for device in found.devices
-    ]
+    rows = [{name: getattr(device, name) for name in _OUTCOME_COLUMNS} for device in found.devices]
     return _frame([d.device for d in found.devices], "device", rows, _OUTCOME_COLUMNS)
 
 
@@ -143,6 +141,14 @@ def _frame(
     return pd.DataFrame([dict(row) for row in rows], index=labels, columns=pd.Index(columns))
 
 
-def _integers(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Whole numbers that may be missing: no byte count ever becomes a float."""
-    return frame.astype(dict.fromkeys(columns, "Int64"))
+def _names(names: Iterable[str]) -> pd.Index[Any]:
+    return pd.Index(list(names), name="device", dtype="str")
+
+
+def _column(name: str, rows: Sequence[Mapping[str, Any]], kind: Any = None) -> Any:
+    """One column, of its type also where all or some of it is missing.
+
+    Made value by value: on its way through a float a large number would lose its last digits.
+    """
+    values: Any = [row.get(name) for row in rows]
+    return pd.array(values, dtype=kind or _TYPES.get(name, _TEXT))

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from snapkit import backends, engine, loop, naming
 from snapkit import plan as planning
 from snapkit import request as asking
 from snapkit.backends.base import Backend
 from snapkit.errors import PlanError
-from snapkit.facts import Facts
 from snapkit.model import Graph, Outcome, Target
 from snapkit.plan import Plan
 
@@ -63,7 +62,7 @@ async def open_machine(
     domain: str | None = None,
     *,
     readonly: bool = False,
-    timeout: float = 5.0,  # noqa: ASYNC109  part of the interface, and covers two steps
+    timeout: float = 5.0,
     local: bool | None = None,
 ) -> VirtualMachine:
     """``connect`` as a coroutine on snapkit's loop, for panels."""
@@ -182,7 +181,7 @@ class VirtualMachine:
         """Close the connection. Safe to call twice."""
         loop.call(self.aclose())
 
-    def __enter__(self) -> VirtualMachine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -207,6 +206,9 @@ class VirtualMachine:
     async def make_plan(self, targets: object, **options: Any) -> Plan:
         """``plan`` as a coroutine."""
         chosen = asking.Options.of(options)
+        if isinstance(targets, Iterator):
+            # It is read once for every tag that is tried.
+            targets = list(targets)
         graph = await self._backend.observe()
         tag = chosen.tag if chosen.tag is not None else await self._next_tag(targets, graph, chosen)
         request = asking.read(targets, graph, chosen, tag)

@@ -22,6 +22,7 @@ from typing import Any, Self
 import pytest
 
 import snapkit
+from tests.recorder import Recorder
 
 SECONDS = 20.0
 """How long a test waits for anything before it says that it never came."""
@@ -214,6 +215,16 @@ def create_image(
     return str(path)
 
 
+def blockdev(node: str, file: Path | str, driver: str = "qcow2", **options: str) -> tuple[str, str]:
+    """A ``-blockdev`` option; a comma in a file's name is written twice."""
+    name = str(file).replace(",", ",,")
+    rest = "".join(f",{key}={value}" for key, value in options.items())
+    return (
+        "--blockdev",
+        f"driver={driver},node-name={node},file.driver=file,file.filename={name}{rest}",
+    )
+
+
 def chain_of(path: Path | str) -> list[dict[str, Any]]:
     """The chain as it opens offline, from the top down."""
     layers: list[dict[str, Any]] = json.loads(
@@ -259,3 +270,17 @@ def seed_vm(seed_qemu: Process) -> Iterator[snapkit.VirtualMachine]:
     """snapkit, connected to the seed's VM."""
     with snapkit.connect(seed_qemu.uri) as vm:
         yield vm
+
+
+@pytest.fixture
+def recorder(directory: Path) -> Iterator[Callable[..., Recorder]]:
+    """Puts a recording proxy in front of a monitor: ``recorder(uri)``, connect to ``.uri``."""
+    started: list[Recorder] = []
+
+    def start(uri: str, *, tcp: str = "") -> Recorder:
+        started.append(Recorder(uri, directory, tcp=tcp))
+        return started[-1]
+
+    yield start
+    for proxy in started:
+        proxy.close()

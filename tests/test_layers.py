@@ -12,7 +12,10 @@ import snapkit
 PACKAGE = Path(snapkit.__file__).parent
 LONGEST = 400
 
-PURE = {"model", "naming", "checks", "plan", "facts", "script", "request"}
+PURE = {
+    *("model", "naming", "checks", "reuse", "plan", "facts", "script", "request", "compare"),
+    "printable",
+}
 # "re" and "json" work on text in memory: they are no I/O.
 IO = {
     *("asyncio", "ctypes", "fcntl", "glob", "io", "logging", "multiprocessing", "pathlib"),

@@ -18,7 +18,7 @@ async def open_backend(
     uri: str | os.PathLike[str],
     domain: str | None,
     *,
-    timeout: float,  # noqa: ASYNC109  covers several steps, each with its own words
+    timeout: float,
     local: bool | None,
 ) -> Backend:
     """Connect to the VM at ``uri``. Raises ConnectError."""

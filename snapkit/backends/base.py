@@ -16,7 +16,7 @@ from snapkit.facts import Facts, FileFacts
 from snapkit.model import Graph, Target
 from snapkit.script import Overlay, Script
 
-__all__ = ["Backend", "Event", "LinkLost", "MadeFile", "Receipt", "Refused"]
+__all__ = ["Backend", "Event", "LinkLost", "MadeFile", "Receipt", "Refused", "Unseen"]
 
 
 class Refused(SnapkitError):
@@ -25,6 +25,10 @@ class Refused(SnapkitError):
     def __init__(self, message: str, device: str = "") -> None:
         super().__init__(message)
         self.device = device
+
+
+class Unseen(SnapkitError):
+    """A place could not be looked at from here; the message says why."""
 
 
 class LinkLost(ConnectError):
@@ -58,6 +62,10 @@ class Receipt:
     files: list[MadeFile] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        files = [f"the file {made.path}" for made in self.files]
+        return ", ".join([*files, *(f"the node {name}" for name in self.nodes)]) or "nothing"
 
 
 class Backend(Protocol):
@@ -98,11 +106,19 @@ class Backend(Protocol):
     async def observe(self) -> Graph:
         """One consistent reading of the block graph."""
 
-    async def probe(self, paths: Sequence[str], images: Sequence[str] = ()) -> Mapping[str, FileFacts]:
+    async def probe(
+        self, paths: Sequence[str], images: Sequence[str] = ()
+    ) -> Mapping[str, FileFacts]:
         """What is at ``paths`` where QEMU is; of ``images`` also what their headers say."""
 
-    async def facts(self, paths: Sequence[str], images: Sequence[str] = ()) -> Facts:
-        """Observe, and probe ``paths`` and every file of the graph."""
+    async def facts(
+        self, paths: Sequence[str], images: Sequence[str] = (), *, thorough: bool = False
+    ) -> Facts:
+        """Observe, and probe ``paths`` and every file of the graph.
+
+        With ``thorough``, QEMU is asked about what cannot be looked at from here: it opens
+        the file read-only and closes it again. Only a run does that.
+        """
 
     def script(self, targets: Sequence[Target], facts: Facts, engine: str) -> Script:
         """The exact commands for these targets. No I/O."""
@@ -120,7 +136,10 @@ class Backend(Protocol):
         """Remove what the receipt names and nobody uses; say what could not be removed."""
 
     async def header(self, overlay: Overlay) -> str:
-        """Open the overlay's chain offline; say what is wrong with it, or nothing."""
+        """Open the overlay's chain offline; say what is wrong with it, or nothing.
+
+        Raises Unseen where that cannot be done.
+        """
 
     async def reconnect(self, timeout: float) -> None:
         """Connect again to the same VM. Raises ConnectError."""

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from snapkit.backends.base import MadeFile, Refused
 from snapkit.facts import FileFacts, ImageFacts
+from snapkit.model import FORMATS
 
-__all__ = ["Owner", "chain", "claim", "image", "look", "remove"]
+__all__ = ["Owner", "chain", "claim", "identity", "image", "is_shared", "look", "remove"]
 
 _QEMU_IMG_SECONDS = 30
 
@@ -53,28 +54,43 @@ def look(path: str, owner: Owner | None, *, header: bool = False) -> FileFacts:
     """What is at a path, for QEMU's user. With ``header``, also what ``qemu-img`` reads there."""
     directory = os.path.dirname(path)
     try:
-        status: os.stat_result | None = os.stat(path)
-        exists = True
-    except OSError:
-        status, exists = None, os.path.lexists(path)
-    try:
-        above: os.stat_result | None = os.stat(directory)
-    except OSError:
-        above = None
+        status = _status(path)
+        above = _status(directory)
+    except PermissionError:
+        # QEMU's user may see there what we may not.
+        return FileFacts(path)
     is_directory = above is not None and stat.S_ISDIR(above.st_mode)
+    kind = _kind(status)
     return FileFacts(
         path=path,
         known=True,
-        exists=exists,
-        kind=_kind(status),
+        exists=status is not None or os.path.lexists(path),
+        kind=kind,
         real_path=os.path.realpath(path),
         identity=(status.st_dev, status.st_ino) if status else None,
         directory_exists=is_directory,
         directory_writable=_writable(directory, above, owner, 3) if is_directory else None,
-        read_only_file_system=is_directory and bool(os.statvfs(directory).f_flag & os.ST_RDONLY),
+        read_only_file_system=is_directory and _on_read_only(directory),
         writable=_writable(path, status, owner, 6),
-        image=image(path) if header and _kind(status) in {"file", "device"} else None,
+        image=image(path) if header and kind in {"file", "device"} else None,
     )
+
+
+def _status(path: str) -> os.stat_result | None:
+    """What is there; None if nothing is. Raises PermissionError where we may not look."""
+    try:
+        return os.stat(path)
+    except PermissionError:
+        raise
+    except OSError:
+        return None
+
+
+def _on_read_only(directory: str) -> bool:
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
 
 
 def _kind(status: os.stat_result | None) -> Literal["", "file", "directory", "device", "other"]:
@@ -94,7 +110,17 @@ def _writable(
         return None
     if owner.is_us:
         return os.access(path, wanted & (os.R_OK | os.W_OK | os.X_OK))
-    return owner.may(status, wanted)
+    if owner.may(status, wanted):
+        return True
+    # An access list may grant what the permission bits do not.
+    return None if _has_access_list(path) else False
+
+
+def _has_access_list(path: str) -> bool:
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except (OSError, AttributeError):
+        return False
 
 
 def image(path: str) -> ImageFacts | None:
@@ -110,7 +136,16 @@ def image(path: str) -> ImageFacts | None:
         backing_file=answer.get("backing-filename"),
         backing_format=answer.get("backing-filename-format"),
         full_backing_file=answer.get("full-backing-filename"),
+        allocated_clusters=_allocated(path, answer.get("format", "")),
     )
+
+
+def _allocated(path: str, format: str) -> int | None:  # noqa: A002  QEMU's word
+    """How many clusters an image holds itself; None where its format does not tell."""
+    if format not in FORMATS:
+        return None
+    answer = _qemu_img(["check", "--force-share", "--output=json", "-f", format, path])
+    return answer.get("allocated-clusters", 0) if isinstance(answer, dict) else None
 
 
 def chain(path: str, format: str) -> list[tuple[str, str]] | str | None:  # noqa: A002  QEMU's word
@@ -129,8 +164,8 @@ def chain(path: str, format: str) -> list[tuple[str, str]] | str | None:  # noqa
 def _qemu_img(arguments: list[str]) -> Any:
     """qemu-img's answer, parsed; its complaint as text; None if it is not installed."""
     try:
-        done = subprocess.run(  # noqa: S603  a fixed program, arguments as a list
-            ["qemu-img", *arguments],  # noqa: S607  found by PATH, as users expect
+        done = subprocess.run(
+            ["qemu-img", *arguments],
             capture_output=True,
             timeout=_QEMU_IMG_SECONDS,
             check=False,
@@ -150,27 +185,56 @@ def claim(path: str, owner: Owner | None) -> MadeFile | None:
     Returns None where QEMU's user could not write to a file of ours: then QEMU has to make
     it. Raises Refused when something is there, or the file cannot be made.
     """
-    ours = owner is None or owner.is_us or owner.all_powerful or os.geteuid() == 0
-    if not ours:
+    if not _can_make_for(owner):
         if os.path.lexists(path):
-            msg = f"{path} already exists, and QEMU would overwrite it"
-            raise Refused(msg)
+            raise Refused(_taken(path))
         return None
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     except FileExistsError:
-        msg = f"{path} already exists, and QEMU would overwrite it"
-        raise Refused(msg) from None
+        raise Refused(_taken(path)) from None
     except OSError as err:
         msg = f"{path} cannot be created: {err.strerror}"
         raise Refused(msg) from err
     try:
-        if owner is not None and owner.uid != os.geteuid() and os.geteuid() == 0:
+        if owner is not None and owner.uid != os.geteuid() and not owner.all_powerful:
             os.fchown(handle, owner.uid, owner.gid)
         status = os.fstat(handle)
+    except OSError as err:
+        os.unlink(path)
+        msg = f"{path} cannot be given to QEMU's user: {err.strerror}"
+        raise Refused(msg) from err
     finally:
         os.close(handle)
     return MadeFile(path, (status.st_dev, status.st_ino))
+
+
+def is_shared(directory: str, pid: int) -> bool | None:
+    """Whether a process sees the same directory under that name; None if that cannot be told."""
+    try:
+        ours, theirs = os.stat(directory), os.stat(f"/proc/{pid}/root{directory}")
+    except FileNotFoundError:
+        return os.path.exists(directory) == os.path.exists(f"/proc/{pid}/root{directory}")
+    except OSError:
+        return None
+    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
+def _can_make_for(owner: Owner | None) -> bool:
+    return owner is None or owner.is_us or owner.all_powerful or os.geteuid() == 0
+
+
+def _taken(path: str) -> str:
+    return f"{path} already exists, and QEMU would overwrite it"
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """The device and inode of what is at a path, symbolic links not followed."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def remove(made: MadeFile, in_use: Iterable[tuple[int, int]]) -> str:
@@ -184,13 +248,13 @@ def remove(made: MadeFile, in_use: Iterable[tuple[int, int]]) -> str:
         return ""
     except OSError as err:
         return f"{made.path} could not be looked at: {err.strerror}"
-    identity = (status.st_dev, status.st_ino)
+    found = status.st_dev, status.st_ino
     if made.identity is None:
-        return f"{made.path} may be a left-over of QEMU's making; look at it and remove it"
-    if identity != made.identity or not stat.S_ISREG(status.st_mode):
-        return f"{made.path} is no longer the file that was made for this run; left alone"
-    if identity in in_use:
-        return f"{made.path} is in use by the VM; left alone"
+        return f"{made.path} may be a left-over of QEMU's making: look at it and remove it"
+    if found != made.identity or not stat.S_ISREG(status.st_mode):
+        return f"{made.path} is no longer the file that was made for this run, and was left alone"
+    if found in in_use:
+        return f"{made.path} is in use by the VM, and was left alone"
     try:
         os.unlink(made.path)
     except OSError as err:

@@ -15,7 +15,7 @@ from snapkit.address import TcpAddress, UnixAddress
 from snapkit.backends import host
 from snapkit.backends.files import Owner
 
-__all__ = ["ELSEWHERE", "Place", "find"]
+__all__ = ["ELSEWHERE", "Place", "find", "listener"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,10 @@ _OVERRULED = "the connection was made with this said beforehand"
 
 
 def find(
-    address: UnixAddress | TcpAddress, images: Iterable[str], overrule: bool | None
+    address: UnixAddress | TcpAddress, images: Iterable[str], *, overrule: bool | None
 ) -> Place:
     """Where the QEMU behind a monitor is. ``overrule`` replaces the verdict on its files."""
-    where = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
-    pid = host.listener(where)
+    pid = listener(address)
     if pid is None:
         why = f"no QEMU process of this host was found behind {address}"
         return Place(local=bool(overrule), why=why if overrule is None else _OVERRULED)
@@ -51,13 +50,26 @@ def find(
     if not local:
         return Place(local=False, why=why, pid=pid)
     user = host.user_name(process.uid)
-    return Place(True, why, pid, _owner(process), user, process.cwd or "")
+    return Place(
+        local=True,
+        why=why,
+        pid=pid,
+        owner=_owner(process),
+        user=user,
+        directory=process.cwd or "",
+    )
+
+
+def listener(address: UnixAddress | TcpAddress) -> int | None:
+    """The pid of the QEMU of this host behind a monitor; None if none was found."""
+    where = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
+    return host.listener(where)
 
 
 def _proof(pid: int, directory: str | None, images: Iterable[str]) -> tuple[bool, str]:
     held = host.open_files(pid)
     if held is not None:
-        named = [os.path.join(directory or "/", name) for name in images if ":" not in name]
+        named = [os.path.join(directory or "/", name) for name in images if _is_a_path(name)]
         for path in named:
             if _identity(path) in held:
                 return True, f"QEMU (pid {pid}) on this host has {path} open"
@@ -66,6 +78,11 @@ def _proof(pid: int, directory: str | None, images: Iterable[str]) -> tuple[bool
     if host.same_mounts(pid):
         return True, f"QEMU (pid {pid}) sees the same mounts as this process"
     return False, f"it cannot be proved that QEMU (pid {pid}) sees the files of this host"
+
+
+def _is_a_path(name: str) -> bool:
+    """Whether this is a file's name in full. QMP shows bytes that are no UTF-8 as U+FFFD."""
+    return ":" not in name.partition("/")[0] and "\ufffd" not in name and bool(name)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

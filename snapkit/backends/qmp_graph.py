@@ -7,17 +7,26 @@ with ``flat``: nested, its answer grows with the square of the depth.
 
 from __future__ import annotations
 
-import json
-import posixpath
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from snapkit.backends import qmp_nodes
+from snapkit.backends.qmp_json import (
+    Json,
+    Malformed,
+    counts,
+    flag,
+    record,
+    rows,
+    text,
+)
 from snapkit.model import Device, Graph, Job, Layer, Node
 
-__all__ = ["Inconsistent", "Reading", "build"]
+__all__ = ["Inconsistent", "Malformed", "Reading", "build", "danger", "ended"]
 
-Json = Mapping[str, Any]
+Names = tuple[str, str]
+"""A guest device by its ``-drive`` id and its qdev id or path, either of them empty."""
 
 _COUNTERS = {
     "rd_operations": "rd_ops",
@@ -32,9 +41,7 @@ _COUNTERS = {
     "failed_wr_operations": "failed_wr_ops",
     "failed_flush_operations": "failed_flush_ops",
 }
-_KEPT = frozenset(
-    "rd_bytes wr_bytes unmap_bytes rd_merged wr_merged wr_highest_offset".split()
-)
+_KEPT = frozenset("rd_bytes wr_bytes unmap_bytes rd_merged wr_merged wr_highest_offset".split())
 
 
 class Inconsistent(Exception):
@@ -45,156 +52,122 @@ class Inconsistent(Exception):
 class Reading:
     """The answers of one reading, as QMP gave them, and QEMU's working directory."""
 
-    block: Sequence[Json]
-    nodes: Sequence[Json]
-    graph: Json
-    stats: Sequence[Json]
-    jobs: Sequence[Json]
-    exports: Sequence[Json]
+    block: object
+    nodes: object
+    graph: object
+    stats: object = field(default_factory=list)
+    jobs: object = field(default_factory=list)
+    exports: object = field(default_factory=list)
     directory: str = ""
+
+
+def ended(jobs: object) -> bool:
+    """Whether a job has ended and waits to be dismissed. Raises Malformed."""
+    return any(text(row, "status") == "concluded" for row in rows(jobs, "query-jobs"))
+
+
+def creating(jobs: object) -> str:
+    """The id of a job that is creating an image; empty if there is none. Raises Malformed."""
+    for row in rows(jobs, "query-jobs"):
+        if text(row, "type") == "create" and text(row, "status") not in {"concluded", "null"}:
+            return text(row, "id")
+    return ""
+
+
+def danger(graph: object, jobs: object) -> str:
+    """Why ``query-named-block-nodes`` must not be sent now; empty if it may be.
+
+    A stream job that has ended and waits for ``job-dismiss`` still holds its filter, which
+    stands on nothing any more. QEMU (seen with 7.2) crashes when it describes that node.
+    Raises Malformed.
+    """
+    edges = qmp_nodes.edges(record(graph, "x-debug-query-block-graph"))
+    for row in rows(jobs, "query-jobs"):
+        job = _job(row, edges)
+        if job.status == "concluded" and any(not edges.children.get(x) for x in job.nodes):
+            return (
+                f"the job {job.id} ({job.type}) has ended and waits to be dismissed, and until "
+                "then QEMU can crash when its nodes are read. Send job-dismiss with the id "
+                f"{job.id}, then try again"
+            )
+    return ""
 
 
 def build(reading: Reading) -> Graph:
     """The block graph of one reading.
 
-    Raises Inconsistent when the answers do not belong together; then read again.
+    Raises Inconsistent when the answers do not belong together (then read again), and
+    Malformed when they are not what QMP says they are.
     """
-    edges = _Edges(reading.graph)
-    nodes = {row["node-name"]: _node(row, edges, reading.directory) for row in reading.nodes}
+    edges = qmp_nodes.edges(record(reading.graph, "x-debug-query-block-graph"))
+    nodes = qmp_nodes.nodes(reading.nodes, edges, reading.directory)
     if nodes.keys() != edges.drivers:
         raise Inconsistent
-    nodes = {name: _with_file(node, nodes) for name, node in nodes.items()}
-    jobs = tuple(_job(row, edges) for row in reading.jobs)
-    counters = _counters(reading.stats)
-    devices: dict[str, Device] = {}
+    jobs = tuple(_job(row, edges) for row in rows(reading.jobs, "query-jobs"))
+    counters = _counters(rows(reading.stats, "query-blockstats"))
     found = (
-        *(_guest_device(row, edges, counters) for row in reading.block),
-        *(_export(row) for row in reading.exports),
+        *(_guest_device(row, edges, nodes, counters) for row in rows(reading.block, "query-block")),
+        *(_export(row, edges) for row in rows(reading.exports, "query-block-exports")),
         *_unused(nodes),
     )
+    devices: dict[str, Device] = {}
     for device in found:
-        if device.root and device.root not in nodes:
-            raise Inconsistent
         whole = _walk(device, nodes, jobs)
-        devices[_free_name(whole, devices)] = replace(whole, name=_free_name(whole, devices))
-    return Graph(devices, nodes, jobs)
+        name = _free_name(whole, devices)
+        devices[name] = replace(whole, name=name, why_not=_shared(whole, nodes, devices))
+    return Graph(_by_one_name(devices), nodes, jobs)
 
 
-class _Edges:
-    """The edges of ``x-debug-query-block-graph``, by name instead of by number."""
-
-    def __init__(self, graph: Json) -> None:
-        names = {row["id"]: row["name"] for row in graph["nodes"]}
-        kinds = {row["id"]: row["type"] for row in graph["nodes"]}
-        self.drivers = {names[i] for i, kind in kinds.items() if kind == "block-driver"}
-        self.children: dict[str, dict[str, str]] = {}
-        self.users: dict[str, list[str]] = {}
-        self.roots: dict[str, str] = {}
-        self.jobs: dict[str, list[str]] = {}
-        for edge in graph["edges"]:
-            parent, child = names[edge["parent"]], names[edge["child"]]
-            kind = kinds[edge["parent"]]
-            self.users.setdefault(child, []).append(parent)
-            if kind == "block-driver":
-                self.children.setdefault(parent, {})[edge["name"]] = child
-            elif kind == "block-backend" and parent:
-                self.roots[parent] = child
-            elif kind == "block-job":
-                self.jobs.setdefault(parent, []).append(child)
+def _job(row: Json, edges: qmp_nodes.Edges) -> Job:
+    name = text(row, "id")
+    return Job(name, text(row, "type"), text(row, "status"), tuple(edges.jobs.get(name, ())))
 
 
-def _node(row: Json, edges: _Edges, directory: str) -> Node:
-    image = row.get("image", {})
-    name = row["node-name"]
-    given = row.get("file", "")
-    return Node(
-        name=name,
-        driver=row["drv"],
-        file=_absolute(_plain(given), directory),
-        given_name=given,
-        virtual_size=image.get("virtual-size", 0),
-        actual_size=image.get("actual-size"),
-        read_only=row.get("ro", False),
-        encrypted=row.get("encrypted", False),
-        cluster_size=image.get("cluster-size"),
-        header_backing_file=image.get("backing-filename"),
-        header_backing_format=image.get("backing-filename-format"),
-        children=edges.children.get(name, {}),
-        users=tuple(edges.users.get(name, ())),
-    )
-
-
-def _plain(name: str) -> str:
-    """A ``json:`` name as the plain file name that it stands for, where that loses nothing.
-
-    QEMU resorts to ``json:`` also where just the backing file differs from the header's.
-    """
-    if not name.startswith("json:"):
-        return name
-    try:
-        options = json.loads(name.removeprefix("json:"))
-    except ValueError:
-        return name
-    file = options.get("file", options) if isinstance(options, dict) else None
-    if not isinstance(file, dict) or not file.keys() <= {"driver", "filename"}:
-        return name
-    if file is not options and not options.keys() <= {"driver", "file", "backing"}:
-        return name
-    filename = file.get("filename")
-    return filename if isinstance(filename, str) and file.get("driver") == "file" else name
-
-
-def _absolute(name: str, directory: str) -> str:
-    if not name or not directory or name.startswith("/") or ":" in name:
-        return name
-    return posixpath.normpath(posixpath.join(directory, name))
-
-
-def _with_file(node: Node, nodes: Mapping[str, Node]) -> Node:
-    """A filter's own name is a ``json:`` text of no use: show that of what it stands on."""
-    if node.kind != "filter":
-        return node
-    seen, below = {node.name}, node.below
-    while below and below not in seen and nodes[below].kind == "filter":
-        seen.add(below)
-        below = nodes[below].below
-    return replace(node, file=nodes[below].file) if below else node
-
-
-def _job(row: Json, edges: _Edges) -> Job:
-    return Job(row["id"], row["type"], row["status"], tuple(edges.jobs.get(row["id"], ())))
-
-
-def _counters(rows: Sequence[Json]) -> dict[tuple[str, str], dict[str, int]]:
-    """Counters by ``(device, qdev)``."""
-    return {
-        (row.get("device", ""), row.get("qdev", "")): {
-            _COUNTERS.get(key, key): value
-            for key, value in row["stats"].items()
-            if key in _COUNTERS or key in _KEPT
-        }
-        for row in rows
-    }
+def _counters(answer: Sequence[Json]) -> dict[Names, dict[str, int]]:
+    """Counters by the device's names."""
+    found: dict[Names, dict[str, int]] = {}
+    for row in answer:
+        kept = counts(record(row.get("stats"), "a device's stats"), (*_COUNTERS, *_KEPT))
+        counted = {_COUNTERS.get(name, name): value for name, value in kept.items()}
+        found[text(row, "device", ""), text(row, "qdev", "")] = counted
+    return found
 
 
 def _guest_device(
-    row: Json, edges: _Edges, counters: Mapping[tuple[str, str], Mapping[str, int]]
+    row: Json,
+    edges: qmp_nodes.Edges,
+    nodes: Mapping[str, Node],
+    counters: Mapping[Names, Mapping[str, int]],
 ) -> Device:
-    drive, qdev = row.get("device", ""), row.get("qdev", "")
-    inserted = row.get("inserted")
-    # query-block hides the filters that jobs put on top; the graph shows them.
-    root = edges.roots.get(drive or qdev, inserted["node-name"]) if inserted else ""
+    drive, qdev = text(row, "device"), text(row, "qdev", "")
+    inserted = record(row["inserted"], "inserted") if "inserted" in row else None
     short = _short(qdev)
     return Device(
         name=drive or short,
         qdev=qdev,
         drive=drive,
-        root=root,
-        read_only=bool(inserted and inserted.get("ro")),
-        removable=row.get("removable", False),
+        root=_root(drive or qdev, text(inserted, "node-name"), edges, nodes) if inserted else "",
+        read_only=flag(inserted, "ro") if inserted else False,
+        removable=flag(row, "removable"),
         aliases=tuple(alias for alias in (short, qdev) if alias),
         stats=counters.get((drive, qdev), {}),
     )
+
+
+def _root(name: str, inserted: str, edges: qmp_nodes.Edges, nodes: Mapping[str, Node]) -> str:
+    """The node on which a guest device stands.
+
+    ``query-block`` hides the filters that jobs put on top; the graph shows them. A drive and
+    another disk's qdev id may share one name: of their nodes this is the one that leads to
+    what ``query-block`` named.
+    """
+    for root in edges.roots.get(name, ()):
+        for node in qmp_nodes.down(nodes[root], nodes):
+            if node.name == inserted:
+                return root
+            if node.kind != "filter":
+                break
+    raise Inconsistent
 
 
 def _short(qdev: str) -> str:
@@ -203,8 +176,11 @@ def _short(qdev: str) -> str:
     return path.removeprefix("/machine/peripheral/").removeprefix("/machine/")
 
 
-def _export(row: Json) -> Device:
-    return Device(name=row["id"], root=row["node-name"])
+def _export(row: Json, edges: qmp_nodes.Edges) -> Device:
+    root = text(row, "node-name")
+    if root not in edges.exported:
+        raise Inconsistent
+    return Device(name=text(row, "id"), root=root)
 
 
 def _unused(nodes: Mapping[str, Node]) -> Iterable[Device]:
@@ -216,12 +192,12 @@ def _walk(device: Device, nodes: Mapping[str, Node], jobs: Sequence[Job]) -> Dev
     """Complete a device from its root: filters, format node, layers, and the reason why not."""
     if not device.root:
         return replace(device, why_not="it is empty: no medium is inserted")
-    filters: list[str] = []
-    node = nodes[device.root]
-    while node.kind == "filter" and node.below:
-        filters.append(node.name)
-        node = nodes[node.below]
-    chain = list(_chain(node, nodes))
+    whole_chain = list(qmp_nodes.down(nodes[device.root], nodes))
+    chain = [node for node in whole_chain if node.kind != "filter"]
+    if not chain:
+        return replace(device, why_not=f"its filter {device.root} stands on nothing")
+    node = chain[0]
+    filters = [above.name for above in whole_chain[: whole_chain.index(node)]]
     inner = tuple(child for layer in chain for child in _storage(layer, nodes))
     held = {*filters, *(layer.name for layer in chain)}
     whole = replace(
@@ -236,22 +212,16 @@ def _walk(device: Device, nodes: Mapping[str, Node], jobs: Sequence[Job]) -> Dev
     return replace(whole, why_not=_why_not(whole, node, held, jobs))
 
 
-def _chain(top: Node, nodes: Mapping[str, Node]) -> Iterable[Node]:
-    """The images of a backing chain, filters between them left out."""
-    node: Node | None = top
-    while node is not None:
-        if node.kind != "filter":
-            yield node
-        node = nodes[node.below] if node.below else None
-
-
 def _storage(layer: Node, nodes: Mapping[str, Node]) -> Iterable[str]:
     """The nodes that hold the bytes of one image."""
+    found: dict[str, None] = {}
     todo = [child for edge, child in layer.children.items() if edge != "backing"]
     while todo:
         name = todo.pop()
-        yield name
-        todo += nodes[name].children.values()
+        if name not in found:
+            found[name] = None
+            todo += nodes[name].children.values()
+    return found
 
 
 def _layer(node: Node, below: Sequence[Node]) -> Layer:
@@ -280,9 +250,42 @@ def _why_not(device: Device, node: Node, held: set[str], jobs: Sequence[Job]) ->
     return ""
 
 
+def _shared(device: Device, nodes: Mapping[str, Node], earlier: Mapping[str, Device]) -> str:
+    """Why not, also where another device uses the same disk, or an image on top of it."""
+    if device.why_not:
+        return device.why_not
+    twin = next((x.name for x in earlier.values() if x.node == device.node), "")
+    if twin:
+        return f"it is the same disk as {twin} (node {device.node}): snapshot that"
+    above = next((x for x in nodes[device.node].users if _backs(x, device, nodes)), "")
+    return f"its node {device.node} is the backing file of the node {above}" if above else ""
+
+
+def _backs(user: str, device: Device, nodes: Mapping[str, Node]) -> bool:
+    above = nodes.get(user)
+    return (
+        above is not None
+        and above.name not in device.filters
+        and above.children.get("backing") == device.node
+    )
+
+
 def _free_name(device: Device, taken: Mapping[str, Device]) -> str:
     """The device's name, or a longer one where two devices would share it."""
     for name in (device.name, device.qdev, device.root):
         if name and name not in taken:
             return name
     return f"{device.name}#{len(taken)}"
+
+
+def _by_one_name(devices: Mapping[str, Device]) -> dict[str, Device]:
+    """No second name of a device may stand for another disk too: such names are left out."""
+    meant = {(alias, device.node) for device in devices.values() for alias in device.aliases}
+    often = Counter(alias for alias, _ in meant)
+    taken = set(devices)
+    found: dict[str, Device] = {}
+    for name, device in devices.items():
+        free = tuple(x for x in device.aliases if often[x] == 1 and x not in taken)
+        taken.update(free)
+        found[name] = replace(device, aliases=free)
+    return found

@@ -20,11 +20,12 @@ FORMS = ("qmp", "qmp-shell")
 _NODE_NAME_MAX = 31
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _DEFAULT_CLUSTER = 65536
+_JOB = "create-"
 
 
 def write(targets: Sequence[Target], facts: Facts, engine: str) -> Script:
     """The commands that put every target's overlay on its device, all at one instant."""
-    taken = set(facts.graph.nodes) | set(facts.graph.devices)
+    taken = set(facts.graph.nodes) | set(facts.graph.devices) | _reserved(facts)
     overlays = tuple(_overlay(target, facts, taken) for target in targets)
     if engine == "classic":
         return Script(overlays, (), _transaction([_classic(o, facts) for o in overlays]))
@@ -35,9 +36,14 @@ def write(targets: Sequence[Target], facts: Facts, engine: str) -> Script:
     )
 
 
+def _reserved(facts: Facts) -> set[str]:
+    """The node-names whose creation jobs would have the id of a job that there is."""
+    return {job.id.removeprefix(_JOB) for job in facts.graph.jobs if job.id.startswith(_JOB)}
+
+
 def job_id(node: str) -> str:
     """The id of the job that creates a node's image."""
-    return f"create-{node}"
+    return f"{_JOB}{node}"
 
 
 def _overlay(target: Target, facts: Facts, taken: set[str]) -> Overlay:

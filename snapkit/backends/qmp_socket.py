@@ -5,73 +5,78 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import socket
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from snapkit.address import TcpAddress, UnixAddress
 from snapkit.backends import host
 from snapkit.errors import ConnectError
+from snapkit.printable import printable
 
 __all__ = ["establish", "hang_up"]
 
 _HANG_UP_SECONDS = 2.0
+_KNOCK_AGAIN_SECONDS = 0.05
 
 
-async def establish(client: Any, address: UnixAddress | TcpAddress, timeout: float) -> None:
+async def establish(
+    client: Any, address: UnixAddress | TcpAddress, timeout: float
+) -> socket.socket:
     """Connect a ``QMPClient`` and exchange greetings, all within ``timeout`` seconds.
 
-    Raises ConnectError with the cause and the cure in words.
+    Returns the connection. Raises ConnectError with the cause and the cure in words.
     """
-    reached = False
+    connection: socket.socket | None = None
+    # None of the causes is kept: one of them quotes all that the server sent, megabytes of it.
     try:
         async with asyncio.timeout(timeout):
-            sock = await _open(address)
-            reached = True
-            try:
-                await client.connect(sock)
-            except BaseException:
-                sock.close()
-                raise
-    except TimeoutError as err:
-        await hang_up(client)
-        text = await asyncio.to_thread(_silent, address, timeout, reached)
-        raise ConnectError(text) from err
-    except OSError as err:
-        raise ConnectError(_unreachable(address, err)) from err
-    except ConnectError:
+            connection = await _open(address)
+            await client.connect(connection)
+    except TimeoutError:
+        reached = connection is not None
+        await hang_up(client, connection)
+        if reached:
+            raise ConnectError(await asyncio.to_thread(_silent, address, timeout)) from None
+        raise ConnectError(await asyncio.to_thread(_not_reached, address, timeout)) from None
+    except (OSError, UnicodeError) as err:
+        raise ConnectError(_unreachable(address, err)) from None
+    except Exception as err:  # noqa: BLE001  qemu.qmp lets through whatever JSON can raise
+        await hang_up(client, connection)
+        raise ConnectError(_no_qmp(address, err)) from None
+    except BaseException:
+        await hang_up(client, connection)
         raise
-    except asyncio.CancelledError:
-        await hang_up(client)
-        raise
-    except Exception as err:
-        await hang_up(client)
-        raise ConnectError(_no_qmp(address, err)) from err
+    return connection
 
 
-async def hang_up(client: Any) -> None:
-    """Disconnect, whatever state the client is in.
+async def hang_up(client: Any, connection: socket.socket | None) -> None:
+    """Disconnect, whatever state the client is in, and whether or not the peer takes notice.
 
     A connection that broke raises here what broke it; by now that is known.
     """
+    if connection is not None:
+        # Ends the client's reading and writing, which it would otherwise wait for.
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
     with suppress(Exception):
         async with asyncio.timeout(_HANG_UP_SECONDS):
             await client.disconnect()
+    if connection is not None:
+        connection.close()
 
 
 async def _open(address: UnixAddress | TcpAddress) -> socket.socket:
     loop = asyncio.get_running_loop()
     if isinstance(address, UnixAddress):
-        choices: list[tuple[int, Any]] = [(socket.AF_UNIX, address.path)]
-    else:
-        found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-        choices = [(family, where) for family, _, _, _, where in found]
+        return await _open_unix(address.path)
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     failure: OSError | None = None
-    for family, where in choices:
+    for family, _, _, _, where in found:
         sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003  the standard library's own
         try:
             await loop.sock_connect(sock, where)
         except OSError as err:
@@ -85,31 +90,65 @@ async def _open(address: UnixAddress | TcpAddress) -> socket.socket:
     raise failure or OSError(errno.EADDRNOTAVAIL, "no address found")
 
 
-def _silent(address: UnixAddress | TcpAddress, timeout: float, reached: bool) -> str:
-    if not reached:
-        return f"{address} could not be reached within {timeout:g} s. Check host and port."
+async def _open_unix(path: str) -> socket.socket:
+    """Connect at once, or wait while the queue of those who want to is full.
+
+    That is not an operation in progress, for which asyncio takes it.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)  # noqa: FBT003  the standard library's own
+    try:
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                await asyncio.sleep(_KNOCK_AGAIN_SECONDS)
+            else:
+                return sock
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _silent(address: UnixAddress | TcpAddress, timeout: float) -> str:
+    where = printable(address)
+    start = f"{where} accepts the connection but sent no QMP greeting within {timeout:g} s."
+    return f"{start} {_busy(address)}"
+
+
+def _not_reached(address: UnixAddress | TcpAddress, timeout: float) -> str:
+    where = printable(address)
+    if isinstance(address, TcpAddress):
+        return f"{where} could not be reached within {timeout:g} s. Check host and port."
+    start = f"{where} took no further connection within {timeout:g} s: others wait for it already."
+    return f"{start} {_busy(address)}"
+
+
+def _busy(address: UnixAddress | TcpAddress) -> str:
+    """Who keeps a monitor busy, as far as that is known, and what to do."""
     where = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
     holder = host.clients(where)
-    who = f" ({holder.program}, pid {holder.pid})" if holder and holder.pid else ""
-    return (
-        f"{address} accepts the connection but sent no QMP greeting within {timeout:g} s. "
-        f"A monitor serves one client at a time: most likely another one{who} is connected. "
-        "Close it, or give QEMU a second -qmp."
-    )
-
-
-def _unreachable(address: UnixAddress | TcpAddress, err: OSError) -> str:
-    where = address.path if isinstance(address, UnixAddress) else str(address)
-    start = f"-qmp {address},server=on,wait=off"
-    if isinstance(err, socket.gaierror):
-        return f"{address}: the host is not known ({err.strerror}). Check its name."
-    if isinstance(address, UnixAddress) and len(os.fsencode(address.path)) > 107:
-        return f"{address}: a socket's path holds at most 107 bytes. Use a shorter one."
-    if isinstance(err, BlockingIOError):
+    if holder is None or holder.pid is None:
         return (
-            f"{address} takes no more connections: other clients hold it or wait for it. "
-            "Close them, or give QEMU a second -qmp."
+            "A QMP monitor that is busy with another client does this, and so does a QEMU that "
+            "is stopped, and what is no monitor at all."
         )
+    start = "It is busy: a monitor serves one client at a time"
+    if holder.pid == os.getpid():
+        return f"{start}, and this very process is connected. Close that VirtualMachine first."
+    who = f"{printable(holder.program)} (pid {holder.pid})"
+    return f"{start}, and {who} is connected. Close it, or give QEMU a second -qmp."
+
+
+def _unreachable(address: UnixAddress | TcpAddress, err: OSError | UnicodeError) -> str:
+    uri = printable(address)
+    where = printable(address.path) if isinstance(address, UnixAddress) else uri
+    start = f"-qmp {uri},server=on,wait=off"
+    if isinstance(address, UnixAddress) and len(os.fsencode(address.path)) > 107:
+        return f"{uri}: a socket's path holds at most 107 bytes. Use a shorter one."
+    if isinstance(err, socket.gaierror | UnicodeError):
+        reason = getattr(err, "strerror", None) or "no valid name"
+        return f"{uri}: the host is not known ({reason}). Check its name."
     if isinstance(err, FileNotFoundError):
         return f"There is no socket {where}. Is the VM running, with {start}?"
     if isinstance(err, ConnectionRefusedError):
@@ -120,7 +159,7 @@ def _unreachable(address: UnixAddress | TcpAddress, err: OSError) -> str:
             f"{where} may not be opened by this user. "
             "Run as the user that QEMU runs as, or have the socket's permissions changed."
         )
-    return f"{address} could not be connected to: {err.strerror or err}."
+    return f"{uri} could not be connected to: {err.strerror or err}."
 
 
 def _is_other(address: UnixAddress | TcpAddress) -> bool:
@@ -138,19 +177,26 @@ def _is_socket(path: str) -> bool:
 
 def _no_qmp(address: UnixAddress | TcpAddress, err: Exception) -> str:
     """What a server that is no QMP server said, cut short and made printable."""
-    causes = []
-    cause: BaseException | None = err
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = getattr(cause, "exc", None) or getattr(cause, "error", None) or cause.__cause__
-    if any(isinstance(c, EOFError | ConnectionError) for c in causes):
+    where = printable(address)
+    causes = list(_causes(err))
+    raw = next((cause.raw for cause in causes if hasattr(cause, "raw")), b"")
+    if not raw and any(isinstance(cause, EOFError | ConnectionError) for cause in causes):
         return (
-            f"{address} closed the connection before the QMP greeting was complete. "
+            f"{where} closed the connection before the QMP greeting was complete. "
             "Is it a QMP monitor, and does the VM still run?"
         )
-    raw = next((c.raw for c in causes if hasattr(c, "raw")), b"")
-    said = re.sub(r"[^\x20-\x7e]", ".", raw[:60].decode(errors="replace"))
-    quote = f": it said {said!r}" if said else ""
     if b"QEMU" in raw and b"monitor" in raw:
-        return f"{address} is QEMU's human monitor, not QMP. Use the -qmp endpoint."
-    return f"{address} does not speak QMP{quote}. Check the endpoint."
+        return f"{where} is QEMU's human monitor, not QMP. Use the -qmp endpoint."
+    said = printable(raw[:60].decode(errors="replace").rstrip(), 60)
+    quote = f": it said {said!r}" if said else ""
+    return f"{where} does not speak QMP{quote}. Check the endpoint."
+
+
+def _causes(err: BaseException) -> Iterator[BaseException]:
+    """An error and what it wraps, which qemu.qmp does in more than one way."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = err
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        yield cause
+        cause = getattr(cause, "exc", None) or getattr(cause, "error", None) or cause.__cause__

@@ -1,0 +1,81 @@
+"""Two readings of one VM side by side: what a run changed, and what it must not have. Pure."""
+
+from __future__ import annotations
+
+import posixpath
+
+from snapkit.model import Device, Graph, Switched
+from snapkit.script import Overlay
+
+__all__ = ["changes", "header", "is_on", "switched"]
+
+
+def is_on(graph: Graph, overlay: Overlay) -> bool:
+    """Whether the overlay's device stands on the overlay."""
+    device = graph.devices.get(overlay.device)
+    return device is not None and device.file == overlay.file
+
+
+def switched(before: Graph, after: Graph, overlay: Overlay) -> Switched:
+    """What became of the overlay's device; ``ok`` if its old chain is whole below the overlay."""
+    old = before.devices[overlay.device]
+    new = after.devices.get(overlay.device) or Device(old.name)
+    return Switched(
+        device=old.name,
+        file_before=old.file,
+        file_after=new.file,
+        depth_before=old.depth,
+        depth_after=new.depth,
+        ok=new.file == overlay.file and _chain(new)[1:] == _chain(old),
+    )
+
+
+def changes(before: Graph, after: Graph) -> dict[str, str]:
+    """A sentence for every device that is not as it was."""
+    found: dict[str, str] = {}
+    for name, old in before.devices.items():
+        if old.attached and (text := _change(old, after.devices.get(name))):
+            found[name] = f"{name} {text}"
+    new = (d for d in after.devices.values() if d.attached and d.name not in before.devices)
+    return found | {device.name: f"{device.name} is new" for device in new}
+
+
+def _change(old: Device, new: Device | None) -> str:
+    if new is None:
+        return "is gone"
+    if new.file != old.file:
+        return f"was on {old.file or 'nothing'} and is on {new.file or 'nothing'}"
+    if _chain(new) != _chain(old):
+        return f"has another chain below {new.file}"
+    if [x.virtual_size for x in new.layers] != [x.virtual_size for x in old.layers]:
+        return "has another size"
+    if (new.root, new.read_only, new.qdev) != (old.root, old.read_only, old.qdev):
+        return "has another node, access mode or guest device"
+    return ""
+
+
+def _chain(device: Device) -> list[tuple[str, str, str]]:
+    return [(layer.node, layer.format, layer.file) for layer in device.layers]
+
+
+def header(graph: Graph, overlay: Overlay) -> str:
+    """What is wrong with the overlay's header as the live node shows it, or nothing.
+
+    Names are compared as text: where the files can be looked at, that says more.
+    """
+    device = graph.devices.get(overlay.device)
+    node = graph.nodes.get(device.node) if device else None
+    if node is None:
+        return ""
+    there = posixpath.dirname(overlay.file)
+    named = posixpath.normpath(posixpath.join(there, node.header_backing_file or ""))
+    # A qed header has no room for the format.
+    found = named, node.header_backing_format or overlay.backing_format
+    wanted = posixpath.normpath(overlay.backing_file), overlay.backing_format
+    if node.header_backing_file and found == wanted:
+        return ""
+    words = f"{found[0]} ({found[1]})" if node.header_backing_file else "nothing"
+    return (
+        f"the header of {overlay.file} names {words} as its backing file, "
+        f"not {wanted[0]} ({wanted[1]})"
+    )
