@@ -69,8 +69,9 @@ def header(graph: Graph, overlay: Overlay) -> str:
         return ""
     there = posixpath.dirname(overlay.file)
     named = posixpath.normpath(posixpath.join(there, node.header_backing_file or ""))
-    # A qed header has no room for the format.
-    found = named, node.header_backing_format or overlay.backing_format
+    # A qed header has no room for another format than raw.
+    unsaid = None if overlay.backing_format == "raw" else overlay.backing_format
+    found = named, node.header_backing_format or unsaid
     wanted = posixpath.normpath(overlay.backing_file), overlay.backing_format
     if node.header_backing_file and found == wanted:
         return ""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 from weakref import WeakKeyDictionary
@@ -21,72 +19,19 @@ from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
 from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapkitError, SnapshotError
 from snapkit.model import Graph, Outcome
 from snapkit.plan import Plan
+from snapkit.run import PHASES, Phase, Progress, Run
 from snapkit.script import Overlay, Script
 
 __all__ = ["PHASES", "Phase", "Progress", "Run", "start"]
 
-PHASES = {
-    "observe": "Reading the block graph",
-    "check": "Checking every target again",
-    "prepare": "Creating and opening the overlays",
-    "switch": "Switching all devices at one instant",
-    "verify": "Looking at what the VM shows now",
-    "undo": "Removing what this run made",
-}
 _RECONNECT_SECONDS = 10.0
 _SHOWN = 5
 
 _log = logging.getLogger(__name__)
 
 
-class Phase(str):
-    """The name of a phase; ``text`` says in words what is being done."""
-
-    __slots__ = ()
-
-    @property
-    def text(self) -> str:
-        """One sentence for people."""
-        return PHASES[self]
-
-
-Progress = Callable[[Phase], None]
-
-
 class _Cancelled(SnapkitError):
     """The user asked to stop, and it was still time."""
-
-
-class Run:
-    """A run that was started. ``future`` holds its outcome."""
-
-    def __init__(self) -> None:
-        self.future: Future[Outcome] = Future()
-        # A future that is running cannot be cancelled: what a run has begun, it ends.
-        self.future.set_running_or_notify_cancel()
-        self._cancel = threading.Event()
-
-    def cancel(self) -> None:
-        """Stop before the switch and undo. After the switch this does nothing."""
-        self._cancel.set()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether a stop was asked for."""
-        return self._cancel.is_set()
-
-    def result(self) -> Outcome:
-        """Wait for the end and return the outcome, or raise what the run raised.
-
-        Interrupted, it stops the run if it can still be stopped, waits for it to be undone
-        or finished, and only then raises KeyboardInterrupt.
-        """
-        try:
-            return self.future.result()
-        except KeyboardInterrupt:
-            self.cancel()
-            self.future.exception()
-            raise
 
 
 def start(backend: Backend, plan: Plan, progress: Progress | None = None) -> Run:

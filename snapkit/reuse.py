@@ -54,8 +54,9 @@ def _stands_on(
     elif not is_disk(image.full_backing_file or image.backing_file):
         message = f"{header} names the backing file {image.backing_file}, not {disk.file}"
         yield "error", message, _again(disk)
-    elif image.backing_format is None and image.format != "qed":
-        # Guessed from its content, which in a raw image is the guest's to choose.
+    elif image.backing_format is None and (image.format != "qed" or disk.format == "raw"):
+        # Guessed from its content, which in a raw image is the guest's to choose. A qed
+        # header has no room for another format than raw.
         severity: Severity = "error" if disk.format == "raw" else "warning"
         message = f"{header} does not record that its backing file is {disk.format}"
         yield severity, message, _again(disk)

@@ -1,0 +1,357 @@
+"""Every check, by writing down facts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from snapkit import checks, plan
+from snapkit.facts import Facts, FileFacts, ImageFacts
+from snapkit.model import Device, Graph, Layer, Node, Problem, Target
+from snapkit.request import Request
+
+MIB = 1024 * 1024
+IMAGE = ImageFacts("qcow2", MIB, "/imgs/a.qcow2", "qcow2", "/imgs/a.qcow2", 0)
+
+
+def layer(node: str, file: str, format_: str = "qcow2") -> Layer:
+    return Layer(node, format_, file, MIB, MIB, None, None)
+
+
+def device(name: str, *files: str, **options: Any) -> Device:
+    layers = tuple(layer(f"{name}-{n}", file) for n, file in enumerate(files))
+    node = layers[0].node if layers else ""
+    return Device(
+        name,
+        root=node,
+        node=node,
+        layers=layers,
+        inner=(f"{name}-file",),
+        aliases=(node,),
+        **options,
+    )
+
+
+DRIVE0 = device("drive0", "/imgs/a.qcow2")
+DRIVE1 = device("drive1", "/imgs/b.snap", "/imgs/b.qcow2")
+EMPTY = device("cd0", why_not="it is empty: no medium is inserted")
+
+
+def graph(*devices: Device, encrypted: bool = False) -> Graph:
+    nodes = {
+        x.node: Node(x.node, x.format, x.file, x.file, encrypted=encrypted)
+        for d in devices
+        for x in d.layers
+    }
+    files = {name: Node(name, "file") for d in devices for name in d.inner}
+    return Graph({d.name: d for d in devices}, nodes | files)
+
+
+def free(path: str, **facts: Any) -> FileFacts:
+    return FileFacts(
+        path, known=True, real_path=path, directory_exists=True, directory_writable=True, **facts
+    )
+
+
+def there(path: str, inode: int = 1, **facts: Any) -> FileFacts:
+    return free(path, **{"exists": True, "kind": "file", "identity": (1, inode), **facts})
+
+
+def facts(*files: FileFacts, **more: Any) -> Facts:
+    found = {file.path: file for file in files}
+    return replace(Facts(graph(DRIVE0, DRIVE1, EMPTY), found, local=True), **more)
+
+
+def check(
+    *targets: Target, known: Facts | None = None, engine: str = "prepared", quiesce: str = "no"
+) -> list[Problem]:
+    known = known or facts(*(free(target.file) for target in targets))
+    bound: Any = None
+    return list(plan.make(Request(targets, engine, quiesce), known, bound).problems)
+
+
+def one(found: list[Problem], name: str, severity: str = "error") -> Problem:
+    (problem,) = found
+    assert (problem.check, problem.severity) == (name, severity)
+    assert problem.remedy
+    return problem
+
+
+GOOD = Target("drive0", "/over/x")
+REUSED = Target("drive0", "/over/x", mode="existing")
+
+
+def test_a_good_target_has_no_problem_and_every_check_has_its_say() -> None:
+    cases = [checks.Case(GOOD, DRIVE0, facts(free(GOOD.file)), (GOOD,), "prepared", "no")]
+    problems, cells = checks.run(cases)
+    assert problems == ()
+    assert set(cells.values()) == {"ok"}
+    said = {name for _, name in cells}
+    # The overlay check is for overlays that are there already.
+    assert {c.name for c in checks.CHECKS} - said == {"overlay"}
+    assert all(c.asks.endswith("?") for c in checks.CHECKS)
+
+
+def test_a_device_that_there_is_not_is_told_what_there_is() -> None:
+    assert one(check(Target("nope", "/over/x")), "device").remedy == "Choose one of: drive0, drive1"
+    assert one(check(Target("drive", "/over/x")), "device").remedy == "Did you mean drive1?"
+
+
+def test_a_vm_without_devices_says_so() -> None:
+    known = facts(free("/over/x"), graph=graph(EMPTY))
+    problem = one(check(Target("x", "/over/x"), known=known), "device")
+    assert problem.remedy == "This VM has no device that can be snapshotted"
+
+
+def test_of_many_devices_only_some_are_named() -> None:
+    many = graph(*(device(f"vd{n}", f"/imgs/{n}") for n in range(200)))
+    problem = one(check(Target("?", "/x/y"), known=facts(free("/x/y"), graph=many)), "device")
+    assert problem.remedy.endswith("vd7, and more")
+
+
+@pytest.mark.parametrize("node", ["drive1-file", "drive1-1"])
+def test_a_node_below_a_device_is_named_with_its_device(node: str) -> None:
+    problem = one(check(Target(node, "/over/x")), "device")
+    assert "inside the chain of drive1" in problem.message
+    assert problem.remedy == "Name the device drive1"
+
+
+def test_a_device_named_twice_is_an_error_of_both() -> None:
+    found = check(GOOD, Target("drive0", "/over/y"))
+    assert [(p.device, p.check) for p in found] == [("drive0", "once")] * 2
+
+
+def test_a_device_that_cannot_be_snapshotted_says_why() -> None:
+    found = check(Target("cd0", "/over/x"))
+    assert "no medium" in one(found, "snapshotable").message
+
+
+@pytest.mark.parametrize("format_", ["raw", "vmdk", "qcow", "", "QCOW2"])
+def test_only_formats_with_backing_files_are_taken(format_: str) -> None:
+    assert "qcow2 or qed" in one(check(replace(GOOD, format=format_)), "format").remedy
+
+
+def test_only_the_modes_of_qemu_are_taken() -> None:
+    assert "existing" in one(check(replace(GOOD, mode="absolute")), "mode").remedy
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("", "no snapshot file is given"),
+        ("x.snap", "is not absolute"),
+        ("json:{}", "is not absolute"),
+        ("nbd://host/x", "is not absolute"),
+        ("/over/\0x", "NUL"),
+        ("/over/\udcff", "not UTF-8"),
+        ("/over/", "names a directory"),
+        ("/over/" + "ä" * 600, "has 1206 bytes"),
+        ("/over/" + "x" * 256, "more than 255 bytes"),
+    ],
+)
+def test_a_name_that_qemu_cannot_be_told_is_refused(file: str, words: str) -> None:
+    assert words in one(check(replace(GOOD, file=file)), "path").message
+
+
+@pytest.mark.parametrize("file", ["/" + "x" * 255, "/a:b", "/json:{}", "/ ", "/x" * 511])
+def test_other_names_are_taken_as_they_are(file: str) -> None:
+    assert check(replace(GOOD, file=file)) == []
+
+
+def test_a_relative_name_is_told_where_it_could_be() -> None:
+    problem = one(check(replace(GOOD, file="x.snap")), "path")
+    assert problem.remedy == "Give an absolute path, such as /imgs/x.snap"
+
+
+def test_what_cannot_be_looked_at_is_a_warning() -> None:
+    known = facts(FileFacts("/over/x"), local=False, locality="QEMU is elsewhere")
+    problem = one(check(GOOD, known=known), "visible", "warning")
+    assert "QEMU is elsewhere" in problem.message
+
+
+def test_a_missing_directory_is_told_how_to_make_it() -> None:
+    known = facts(FileFacts("/o'ver/x", known=True))
+    problem = one(check(replace(GOOD, file="/o'ver/x"), known=known), "directory")
+    assert problem.remedy == "Create it: mkdir -p '/o'\"'\"'ver'"
+
+
+@pytest.mark.parametrize(
+    ("target", "fact", "words"),
+    [
+        (GOOD, {"directory_writable": False}, "qemu may not create files in /over"),
+        (GOOD, {"read_only_file_system": True}, "read-only file system"),
+        (REUSED, {"writable": False}, "qemu may not write to /over/x"),
+        (REUSED, {"read_only_file_system": True}, "read-only file system"),
+    ],
+)
+def test_a_place_that_qemu_may_not_write_to_is_refused(
+    target: Target, fact: dict[str, bool], words: str
+) -> None:
+    file = free("/over/x") if target is GOOD else there("/over/x", image=IMAGE)
+    known = facts(replace(file, **fact), qemu_user="qemu")  # type: ignore[arg-type]
+    assert words in one(check(target, known=known), "permission").message
+
+
+@pytest.mark.parametrize("unknown", [None, True])
+def test_rights_that_are_not_known_are_no_problem(unknown: bool | None) -> None:
+    file = replace(free("/over/x"), directory_writable=unknown)
+    assert check(GOOD, known=facts(file)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("file", "already exists, and QEMU would overwrite it"),
+        ("directory", "is a directory"),
+        ("device", "is a device"),
+        ("other", "already exists"),
+        ("", "already exists"),
+    ],
+)
+def test_a_place_that_is_taken_is_refused(kind: str, words: str) -> None:
+    found = check(GOOD, known=facts(there("/over/x", kind=kind)))
+    assert words in one(found, "exists").message
+
+
+def test_an_existing_overlay_has_to_be_there_and_a_file() -> None:
+    assert "does not exist" in one(check(REUSED), "exists").message
+    found = check(REUSED, known=facts(there("/over/x", kind="directory")))
+    assert "is no file" in one(found, "exists").message
+
+
+def test_two_devices_never_share_a_file() -> None:
+    other = Target("drive1", "/link/x")
+    known = facts(free("/over/x"), replace(free("/link/x"), real_path="/over/x"))
+    found = check(GOOD, other, known=known)
+    assert [(p.device, p.check) for p in found] == [("drive0", "distinct"), ("drive1", "distinct")]
+    spelt = check(GOOD, Target("drive1", "/over/./x"), known=facts())
+    assert [p.check for p in spelt if p.severity == "error"] == ["distinct", "distinct"]
+
+
+@pytest.mark.parametrize("file", ["/imgs/b.snap", "/imgs/b.qcow2", "/imgs/../imgs/b.qcow2"])
+def test_no_layer_of_any_device_becomes_an_overlay(file: str) -> None:
+    found = check(replace(REUSED, file=file), known=facts(local=False))
+    assert "in use" in [problem.check for problem in found]
+
+
+def test_a_layer_is_recognized_through_a_hard_link() -> None:
+    known = facts(there("/over/x", 7, image=IMAGE), there("/imgs/b.qcow2", 7))
+    problem = one(check(REUSED, known=known), "in use")
+    assert problem.message == "/over/x is layer 1 of drive1"
+
+
+def reuse(image: ImageFacts | None, target: Target = REUSED) -> list[Problem]:
+    return check(target, known=facts(there("/over/x", 7, image=image), there("/imgs/a.qcow2", 1)))
+
+
+def test_an_existing_overlay_that_fits_is_taken() -> None:
+    assert reuse(IMAGE) == []
+    assert reuse(replace(IMAGE, allocated_clusters=None)) == []
+    qed = replace(IMAGE, format="qed", backing_format=None)
+    assert reuse(qed, replace(REUSED, format="qed")) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"error": "broken"}, "cannot be read as an image: broken"),
+        ({"format": "qed"}, "has the format qed, not qcow2"),
+        ({"virtual_size": MIB // 2}, "smaller than the disk: 524288 bytes, not 1048576"),
+        ({"virtual_size": MIB * 2}, "larger than the disk"),
+        ({"backing_file": None, "full_backing_file": None}, "names no backing file"),
+        ({"full_backing_file": "/imgs/c"}, "names the backing file"),
+        ({"backing_format": "raw"}, "says that its backing file is raw, not qcow2"),
+    ],
+)
+def test_an_existing_overlay_that_does_not_fit_is_refused(
+    change: dict[str, Any], words: str
+) -> None:
+    assert words in one(reuse(replace(IMAGE, **change)), "overlay").message
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (None, "was not read"),
+        (replace(IMAGE, allocated_clusters=3), "already holds data"),
+        (replace(IMAGE, backing_format=None), "does not record"),
+    ],
+)
+def test_an_existing_overlay_that_is_doubtful_is_a_warning(
+    image: ImageFacts | None, words: str
+) -> None:
+    assert words in one(reuse(image), "overlay", "warning").message
+
+
+def with_drive0(**layer_facts: Any) -> Graph:
+    changed = replace(DRIVE0, layers=(replace(DRIVE0.layers[0], **layer_facts),))
+    return graph(changed, DRIVE1)
+
+
+@pytest.mark.parametrize("format_", ["qcow2", "qed"])
+def test_over_raw_the_header_has_to_say_raw(format_: str) -> None:
+    image = replace(IMAGE, format=format_, backing_format=None)
+    files = there("/over/x", 7, image=image), there("/imgs/a.qcow2", 1)
+    known = facts(*files, graph=with_drive0(format="raw"))
+    found = check(replace(REUSED, format=format_), known=known)
+    assert "does not record" in one(found, "overlay").message
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("/imgs/\N{REPLACEMENT CHARACTER}", "not UTF-8"),
+        ("disk.img", "relative name 'disk.img'"),
+        ("/" + "x" * 1024, "too long"),
+    ],
+)
+def test_a_disk_that_a_header_cannot_name_is_refused(file: str, words: str) -> None:
+    known = facts(free("/over/x"), graph=with_drive0(file=file))
+    assert words in one(check(GOOD, known=known), "base").message
+
+
+def test_an_encrypted_disk_gets_a_warning() -> None:
+    known = facts(free("/over/x"), graph=graph(DRIVE0, encrypted=True))
+    assert "would not be" in one(check(GOOD, known=known), "encryption", "warning").message
+
+
+@pytest.mark.parametrize(
+    ("engine", "commands", "remedy"),
+    [
+        ("prepared", {"transaction", "blockdev-snapshot-sync"}, "Use engine='classic'"),
+        ("classic", {"transaction"}, "Update it"),
+    ],
+)
+def test_a_qemu_without_the_commands_is_told_what_else_to_use(
+    engine: str, commands: set[str], remedy: str
+) -> None:
+    known = facts(free("/over/x"), commands=frozenset(commands))
+    assert one(check(GOOD, known=known, engine=engine), "engine").remedy == remedy
+
+
+def test_the_classic_engine_is_refused_where_it_would_write_a_header_that_is_lost() -> None:
+    nodes = {"drive0-0": Node("drive0-0", "qcow2", "/imgs/a.qcow2", "a.qcow2")}
+    relative = Graph({"drive0": DRIVE0}, nodes)
+    known = facts(free("/over/x"), graph=relative, qemu_directory="/imgs")
+    assert "'a.qcow2', lost from /over" in (
+        one(check(GOOD, known=known, engine="classic"), "classic name").message
+    )
+    assert check(GOOD, known=known) == []
+    beside = replace(GOOD, file="/imgs/x")
+    known = facts(free("/imgs/x"), graph=relative, qemu_directory="/imgs")
+    assert check(beside, known=known, engine="classic") == []
+
+
+def test_quiescing_needs_a_guest_agent() -> None:
+    assert one(check(GOOD, quiesce="require"), "quiesce").severity == "error"
+    assert one(check(GOOD, quiesce="try"), "quiesce", "warning").severity == "warning"
+    assert check(GOOD, quiesce="require", known=facts(free("/over/x"), agent=True)) == []
+
+
+def test_a_problem_reads_as_two_sentences() -> None:
+    problem = Problem("drive0", "path", "error", "it is bad", "Mend it")
+    assert str(problem) == "drive0: it is bad. Mend it."
+    assert str(replace(problem, remedy="Did you mean x?")) == "drive0: it is bad. Did you mean x?"
+    assert "\x1b" not in str(replace(problem, message="\x1b[31m"))
