@@ -120,8 +120,8 @@ def run(cases: Sequence[Case]) -> tuple[tuple[Problem, ...], dict[tuple[str, str
     return tuple(problems), cells
 
 
-@_check("device", "Is there such a device?")
-def device(case: Case) -> Iterator[Finding]:
+@_check("known", "Is there such a device?")
+def known(case: Case) -> Iterator[Finding]:
     """The device is one of this VM's; a node below one is named as what it is."""
     if case.device is not None:
         return

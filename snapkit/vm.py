@@ -221,9 +221,14 @@ class VirtualMachine:
         """The first tag with which no overlay's file exists yet, the same for the whole set."""
         first = max((device.depth for device in graph.devices.values()), default=0) + 1
         tags = [naming.next_tag(n) for n in range(1, first + _TAGS_TRIED)]
+        tried: list[str] | None = None
         for tag in tags:
             request = asking.read(targets, graph, options, tag)
             paths = [t.file for t in request.targets if _can_be_looked_at(t)]
+            if paths == tried:
+                # The names do not depend on the tag: no other one is any better.
+                return tags[0]
+            tried = paths
             found: Mapping[str, Any] = await self._backend.probe(paths)
             in_use = {layer.file for d in graph.devices.values() for layer in d.layers}
             if not any(facts.exists for facts in found.values()) and not in_use & set(paths):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import select
 import shutil
 import socket
@@ -119,7 +118,9 @@ class Process:
     def _is_up(self) -> bool:
         if self.process.poll() is not None:
             pytest.fail(f"QEMU ended: {self.log.read_text(errors='replace')}")
-        return os.path.exists(self.outside)
+        # The socket is there a moment before anybody listens.
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.outside) == 0
 
     @property
     def pid(self) -> int:

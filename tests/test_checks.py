@@ -95,25 +95,25 @@ def test_a_good_target_has_no_problem_and_every_check_has_its_say() -> None:
 
 
 def test_a_device_that_there_is_not_is_told_what_there_is() -> None:
-    assert one(check(Target("nope", "/over/x")), "device").remedy == "Choose one of: drive0, drive1"
-    assert one(check(Target("drive", "/over/x")), "device").remedy == "Did you mean drive1?"
+    assert one(check(Target("nope", "/over/x")), "known").remedy == "Choose one of: drive0, drive1"
+    assert one(check(Target("drive", "/over/x")), "known").remedy == "Did you mean drive1?"
 
 
 def test_a_vm_without_devices_says_so() -> None:
     known = facts(free("/over/x"), graph=graph(EMPTY))
-    problem = one(check(Target("x", "/over/x"), known=known), "device")
+    problem = one(check(Target("x", "/over/x"), known=known), "known")
     assert problem.remedy == "This VM has no device that can be snapshotted"
 
 
 def test_of_many_devices_only_some_are_named() -> None:
     many = graph(*(device(f"vd{n}", f"/imgs/{n}") for n in range(200)))
-    problem = one(check(Target("?", "/x/y"), known=facts(free("/x/y"), graph=many)), "device")
+    problem = one(check(Target("?", "/x/y"), known=facts(free("/x/y"), graph=many)), "known")
     assert problem.remedy.endswith("vd7, and more")
 
 
 @pytest.mark.parametrize("node", ["drive1-file", "drive1-1"])
 def test_a_node_below_a_device_is_named_with_its_device(node: str) -> None:
-    problem = one(check(Target(node, "/over/x")), "device")
+    problem = one(check(Target(node, "/over/x")), "known")
     assert "inside the chain of drive1" in problem.message
     assert problem.remedy == "Name the device drive1"
 

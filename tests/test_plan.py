@@ -63,7 +63,7 @@ def test_the_matrix_of_checks_has_a_row_a_device_and_a_column_a_check(
     assert list(matrix.columns) == [check.name for check in CHECKS]
     assert matrix.loc["drive0", "exists"] == "ok"
     assert matrix.loc["drive0", "overlay"] == "-"
-    assert str(matrix.loc["nope", "device"]).startswith("error: ")
+    assert str(matrix.loc["nope", "known"]).startswith("error: ")
 
 
 def test_an_edited_plan_is_a_plan_again(vm: snapkit.VirtualMachine, directory: Path) -> None:

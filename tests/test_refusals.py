@@ -198,12 +198,12 @@ def test_a_format_or_mode_that_there_is_not_is_refused(
 
 @pytest.mark.parametrize("name", ["drvie2", "", "/machine/nothing", "drive2\0", "<script>"])
 def test_an_unknown_device_is_refused(house: House, room: Path, name: str) -> None:
-    plan = refused(house, {**overlays(room, 2), name: str(room / "x")}, name, "device")
+    plan = refused(house, {**overlays(room, 2), name: str(room / "x")}, name, "known")
     only(plan, name)
 
 
 def test_a_misspelt_device_is_told_what_may_have_been_meant(house: House, room: Path) -> None:
-    plan = refused(house, {"drvie2": str(room / "x")}, "drvie2", "device")
+    plan = refused(house, {"drvie2": str(room / "x")}, "drvie2", "known")
     assert plan.problems[0].remedy == "Did you mean drive2?"
 
 
@@ -223,7 +223,7 @@ def test_a_node_below_a_device_is_refused_and_the_device_is_named(house: House, 
     with house.connect() as vm:
         nodes.remove(str(vm.devices().loc["drive0", "node"]))
     (below,) = nodes
-    plan = refused(house, {below: str(room / "x")}, below, "device")
+    plan = refused(house, {below: str(room / "x")}, below, "known")
     assert plan.problems[0].remedy == "Name the device drive0"
 
 
@@ -333,7 +333,7 @@ def test_every_problem_of_every_device_is_told_at_once(house: House, room: Path)
         ("drive0", "path"),
         ("drive1", "format"),
         ("drive1", "directory"),
-        ("nope", "device"),
+        ("nope", "known"),
         *((name, "quiesce") for name in targets),
     }
 

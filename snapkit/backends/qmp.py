@@ -160,7 +160,7 @@ class QmpBackend:
         except Malformed as err:
             raise self._not_qmp(err) from None
         if not self._commands >= qmp_reader.NEEDED:
-            msg = f"{self._where}: QEMU {self.version} cannot be asked for its block graph; 5.0 or later can"
+            msg = f"{self._where}: QEMU {self.version} is too old to show its block graph: 5.0 can"
             raise ConnectError(msg)
         graph = await self.observe()
         images = [node.given_name for node in graph.nodes.values()]

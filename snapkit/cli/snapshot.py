@@ -253,7 +253,7 @@ def report(plan: Plan, outcome: Outcome | None, error: Exception | None = None) 
 
 
 def _checks(plan: Plan) -> list[dict[str, Any]]:
-    """An object a device: one of the checks is called "device" too, so they stand apart."""
+    """An object a device, its checks by name."""
     frame = plan.checks()
     rows = zip(frame.index, frame.to_dict("records"), strict=True)
     return [{"device": device, "checks": cells} for device, cells in rows]
