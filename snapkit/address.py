@@ -16,10 +16,7 @@ _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^:/\[\]\s]*):(?P<port>[0-9]{1,5
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # QEMU's own options behind the address, as in -qmp unix:/run/vm.qmp,server=on,wait=off
 _QEMU_OPTIONS = re.compile(r",(server|wait|nowait|nodelay|reconnect|id)\b.*$", re.DOTALL)
-_HELP = (
-    'Write "unix:/path/to/socket", a path, "tcp:host:port", "host:port", '
-    'or a libvirt URI such as "qemu:///system"'
-)
+_HELP = 'Write "unix:/path/to/socket", a path, "tcp:host:port" or "host:port"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,11 @@ def _unix(path: str) -> UnixAddress:
     if not path:
         msg = f"The endpoint names no path. {_HELP}."
         raise ConnectError(msg)
-    return UnixAddress(os.path.abspath(os.path.expanduser(path)))
+    try:
+        return UnixAddress(os.path.abspath(os.path.expanduser(path)))
+    except FileNotFoundError:
+        msg = f"{path!r} is a relative path, and the working directory is gone. Give a full path."
+        raise ConnectError(msg) from None
 
 
 def _tcp(text: str) -> TcpAddress:

@@ -33,6 +33,9 @@ def fill(template: str, device: Device, *, tag: str, format: str) -> str:  # noq
 
     Raises TemplateError for an unknown field, or when the image is no plain file.
     """
+    if "/" in tag:
+        msg = f"the tag {tag!r} holds a slash"
+        raise TemplateError(msg)
     values = {
         "tag": tag,
         "format": format,

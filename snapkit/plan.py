@@ -16,6 +16,7 @@ from snapkit import checks
 from snapkit.errors import PlanError, SnapkitError
 from snapkit.facts import Facts
 from snapkit.model import Graph, Outcome, Problem, Target
+from snapkit.printable import printable
 from snapkit.request import Request
 from snapkit.script import Script
 
@@ -46,6 +47,7 @@ class Bound:
 
     uri: str
     domain: str | None
+    local: bool | None
     forms: tuple[str, ...]
     write: Callable[[tuple[Target, ...], Facts, str], Script]
     render: Callable[[Script, str], str]
@@ -183,7 +185,7 @@ class Plan:
         devices = ", ".join(target.device for target in self.targets)
         count = len(self.problems)
         found = "1 problem" if count == 1 else f"{count} problems"
-        return f"<Plan: {devices or 'nothing'}; {state}; {found}>"
+        return f"<Plan: {printable(devices or 'nothing')}; {state}; {found}>"
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{p.severity}: {escape(str(p))}</li>" for p in self.problems)
@@ -213,10 +215,13 @@ def make(request: Request, facts: Facts, bound: Bound) -> Plan:
 
 def _python(plan: Plan) -> str:
     """A cell that does the same."""
-    where = [repr(plan.bound.uri), *([repr(plan.bound.domain)] if plan.bound.domain else [])]
+    bound = plan.bound
+    where = [repr(bound.uri), *([repr(bound.domain)] if bound.domain else [])]
+    where += [f"local={bound.local}"] if bound.local is not None else []
     lines = [
         "import snapkit",
         "",
+        "# A monitor serves one client at a time: disconnect here first, or use this vm.",
         f"with snapkit.connect({', '.join(where)}) as vm:",
         "    plan = vm.plan(",
         "        {",

@@ -22,7 +22,8 @@ _TARGET_KEYS = ("file", "snapshot_file", "snapshot-file", "format", "mode")
 class Options:
     """The options of ``vm.plan()``, checked.
 
-    Raises PlanError for an engine or a way to quiesce that does not exist.
+    Raises PlanError for what is no text, and for an engine or a way to quiesce that does not
+    exist.
     """
 
     template: str = naming.TEMPLATE
@@ -33,6 +34,11 @@ class Options:
     quiesce: str = "no"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) and (field.name, value) != ("tag", None):
+                msg = f"{field.name} is {value!r}; it has to be text."
+                raise PlanError(msg)
         for name, choices in (("engine", ENGINES), ("quiesce", QUIESCE)):
             value = getattr(self, name)
             if value not in choices:

@@ -61,13 +61,14 @@ class Run:
         """Wait for the end and return the outcome, or raise what the run raised.
 
         Interrupted, it stops the run if it can still be stopped, waits for it to be undone
-        or finished, and only then raises KeyboardInterrupt.
+        or finished, and only then raises KeyboardInterrupt, with a note if it was too late.
         """
         try:
             return self.future.result()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             self.cancel()
-            self.future.exception()
+            if self.future.exception() is None:
+                interrupt.add_note("It was too late to stop: the snapshot was taken, as planned.")
             raise
 
 

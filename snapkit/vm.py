@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from snapkit import backends, engine, loop, naming
+from snapkit import backends, engine, limits, loop, naming
 from snapkit import plan as planning
 from snapkit import request as asking
 from snapkit.backends.base import Backend
@@ -66,8 +66,9 @@ async def open_machine(
     local: bool | None = None,
 ) -> VirtualMachine:
     """``connect`` as a coroutine on snapkit's loop, for panels."""
-    backend = await backends.open_backend(uri, domain, timeout=timeout, local=local)
-    return VirtualMachine(backend, readonly=readonly)
+    limit = limits.seconds(timeout)
+    backend = await backends.open_backend(uri, domain, timeout=limit, local=local)
+    return VirtualMachine(backend, readonly=readonly, local=local)
 
 
 class VirtualMachine:
@@ -77,9 +78,14 @@ class VirtualMachine:
     loop. ``readonly`` may be set at any time: while it is True, every change is refused.
     """
 
-    def __init__(self, backend: Backend, *, readonly: bool = False) -> None:
+    def __init__(
+        self, backend: Backend, *, readonly: bool = False, local: bool | None = None
+    ) -> None:
         self._backend = backend
+        self._local = local
         self.readonly = readonly
+        self.runs = 0
+        """How many runs have ended, by whichever hand they were started."""
 
     @property
     def uri(self) -> str:
@@ -240,6 +246,7 @@ class VirtualMachine:
         return planning.Bound(
             uri=backend.uri,
             domain=backend.domain,
+            local=self._local,
             forms=backend.forms,
             write=backend.script,
             render=backend.render,
@@ -253,7 +260,12 @@ class VirtualMachine:
                 "Connect with readonly=False, or set vm.readonly = False."
             )
             raise PlanError(msg, plan.problems)
-        return engine.start(self._backend, plan, progress)
+        run = engine.start(self._backend, plan, progress)
+        run.future.add_done_callback(self._count)
+        return run
+
+    def _count(self, _: object) -> None:
+        self.runs += 1
 
     async def aclose(self) -> None:
         """``close`` as a coroutine."""

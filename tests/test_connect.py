@@ -147,7 +147,7 @@ def test_what_cannot_be_reached_is_said_in_words(
     assert "the host is not known" in no_connection("a..b:4444")
     assert "could not be connected to" in no_connection(f"{directory}/file/qmp.sock")
     assert 'Write "unix:/path/to/socket"' in no_connection("")
-    assert "libvirt URI" in no_connection(None)
+    assert "host:port" in no_connection(None)
 
 
 def test_a_socket_that_this_user_may_not_open_is_named(directory: Path) -> None:

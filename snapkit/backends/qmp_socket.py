@@ -137,6 +137,11 @@ def _busy(address: UnixAddress | TcpAddress) -> str:
     if holder.pid == os.getpid():
         return f"{start}, and this very process is connected. Close that VirtualMachine first."
     who = f"{printable(holder.program)} (pid {holder.pid})"
+    if host.listener(where) is None:
+        return (
+            f"Either it is no QMP monitor, or it is busy: a monitor serves one client at a time, "
+            f"and {who} is connected."
+        )
     return f"{start}, and {who} is connected. Close it, or give QEMU a second -qmp."
 
 

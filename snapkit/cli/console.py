@@ -16,7 +16,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -141,6 +141,7 @@ def _pad(text: str, width: int, *, right: bool) -> str:
 
 def _as_text(table: Table, limit: int | None) -> str:
     """Aligned columns; a block a row where those would be wider than ``limit``."""
+    table = replace(table, columns=[visible(name) for name in table.columns])
     cells = [
         [_cell(name, value) for name, value in zip(table.columns, row, strict=True)]
         for row in table.rows
@@ -159,7 +160,7 @@ def _as_text(table: Table, limit: int | None) -> str:
         )
         for position in range(len(table.columns))
     ]
-    lines = [table.columns, *cells] if cells else [table.columns]
+    lines = [table.columns, *cells]
     return "\n".join(
         _GAP.join(
             _pad(text, width, right=right)

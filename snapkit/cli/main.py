@@ -105,7 +105,8 @@ def _help(words: list[str], console: Console) -> int:
         *(f"  {verb.name:{width}}  {verb.help}" for verb in VERBS.values()),
         "",
         "`snapkit VERB --help` shows the arguments of a verb. --version shows the version.",
-        "Exit status: 0 done, 1 refused or failed and undone, 2 usage, 3 outcome unknown.",
+        "Exit status: 0 done, 1 refused or failed (the message says what was undone), 2 usage,",
+        "3 outcome unknown.",
     ]
     console.write("\n".join(lines))
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from snapkit.cli.console import Console, Table
 from snapkit.cli.verb import UsageError, Verb, add_endpoint, connect
-from snapkit.errors import OutcomeUnknown, SnapkitError
+from snapkit.errors import OutcomeUnknown, PlanError, SnapkitError
 from snapkit.model import ENGINES, QUIESCE, Target
 
 if TYPE_CHECKING:
@@ -122,6 +122,9 @@ def _dry_run(plan: Plan, console: Console) -> int:
 def _run_and_report(plan: Plan, console: Console) -> int:
     if console.form == "text":
         show_plan(plan, console)
+        if not plan.ok:
+            # The problems stand above, each with its remedy.
+            raise PlanError(plan.refusal().splitlines()[0], plan.problems)
     outcome: Outcome | None = None
     error: SnapkitError | None = None
     try:
@@ -148,7 +151,7 @@ def run(plan: Plan, console: Console) -> Outcome:
         return started.future.result()
     except KeyboardInterrupt:
         started.cancel()
-        console.say("Stopping; what was made so far is being removed.")
+        console.say("Interrupted: what was made is removed, unless the switch has been sent.")
         try:
             error = started.future.exception()
         except KeyboardInterrupt:

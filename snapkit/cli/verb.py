@@ -64,7 +64,7 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "endpoint",
         metavar="ENDPOINT",
-        help="unix:/path, a path, tcp:host:port or host:port of a QMP monitor, or a libvirt URI",
+        help="unix:/path, a path, tcp:host:port or host:port of a QMP monitor",
     )
     add_timeout(parser)
 

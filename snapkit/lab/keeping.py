@@ -116,6 +116,10 @@ class KeptQemu:
             keeper = self._keeper
             if keeper.stdin is not None:
                 with contextlib.suppress(OSError):
+                    # A forked child may hold the pipe open, so its end alone would not tell.
+                    keeper.stdin.write(b'{"end": true}\n')
+                    keeper.stdin.flush()
+                with contextlib.suppress(OSError):
                     keeper.stdin.close()
             try:
                 keeper.wait(_END_SECONDS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+from snapkit import limits
 from snapkit.errors import SnapkitError
 from snapkit.lab import qemu, sequence
 from snapkit.lab.keeping import KeptQemu, short_directory
@@ -61,6 +62,7 @@ class Lab:
         timeout: float = 20.0,
     ) -> None:
         _check_options(disks, monitor, accel, backend)
+        timeout = limits.seconds(timeout)
         self._qemu = qemu.find_program("qemu-system-x86_64")
         self._qemu_img = qemu.find_program("qemu-img")
         self._kept = KeptQemu(short_directory(qemu.QMP_SOCKET, qemu.SPARE_SOCKET))
@@ -119,7 +121,11 @@ class Lab:
             files = [files]
         elif isinstance(files, Mapping):
             files = files.values()
-        names = [os.fsdecode(file) for file in files]
+        try:
+            names = [os.fsdecode(file) for file in files]
+        except TypeError:
+            msg = f"sequence() reads files by their names, not {files!r}"
+            raise SnapkitError(msg) from None
         scratch = self.directory if self.directory.is_dir() else None
         return sequence.last_sequences(names, scratch)
 
@@ -213,7 +219,7 @@ class Lab:
                 raise SnapkitError(msg)
 
 
-def _check_options(disks: int, monitor: str, accel: str, backend: str) -> None:
+def _check_options(disks: object, monitor: str, accel: str, backend: str) -> None:
     if backend != "qmp":
         msg = f'there is no lab with backend={backend!r}: use backend="qmp"'
         raise SnapkitError(msg)
@@ -223,7 +229,7 @@ def _check_options(disks: int, monitor: str, accel: str, backend: str) -> None:
     if accel not in ("tcg", "kvm"):
         msg = f'there is no lab with accel={accel!r}: use "tcg" or "kvm"'
         raise SnapkitError(msg)
-    if disks not in range(1, qemu.MAX_DISKS + 1):
+    if not isinstance(disks, int) or disks not in range(1, qemu.MAX_DISKS + 1):
         msg = f"there is no lab with {disks!r} disks: it has 1 to {qemu.MAX_DISKS}"
         raise SnapkitError(msg)
 

@@ -59,6 +59,8 @@ class Draft:
         self.template = TEMPLATE
         self.plan: Plan | None = None
         self.checking = False
+        self.edits = 0
+        """How often the user has changed what is filled in."""
 
     @property
     def included(self) -> tuple[Target, ...]:
@@ -111,6 +113,7 @@ class Draft:
             if "file" in changes:
                 changes["edited"] = True
             self.rows[device] = row = replace(row, **changes)
+            self.edits += 1
             self._hub.tell("targets")
             check = self._begin_check()
         # A name that the template made follows the format; one that was typed does not.
@@ -129,6 +132,7 @@ class Draft:
         """Include every device, or none."""
         with self._hub.lock:
             self.rows = {name: replace(row, include=include) for name, row in self.rows.items()}
+            self.edits += 1
             self._hub.tell("targets")
             check = self._begin_check()
         self._hub.work.start(self._check(check), report)
@@ -143,6 +147,7 @@ class Draft:
         """Name every device's snapshot file by the template, also where a name was typed."""
         with self._hub.lock:
             self.type_template(template)
+            self.edits += 1
             check = self._begin_check()
             names = list(self.rows)
         self._hub.work.start(self._fill_and_check(names, template, check), report)

@@ -62,6 +62,8 @@ class Review(Panel):
         if not draft.plan.ok:
             return "Refused: nothing would be sent."
         disks = count(len(draft.plan.targets), "disk")
+        if not self.session.connected:
+            return f"Not connected. This would have been sent for {disks}."
         return f"This is what will be sent for {disks}."
 
     def handlers(self) -> Mapping[str, Handler]:

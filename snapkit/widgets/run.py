@@ -38,11 +38,16 @@ class Run(Panel):
     steps = t.Int(len(_STEPS)).tag(sync=True)
     outcome = t.Dict().tag(sync=True)
 
+    _edits = 0
+    """The user's changes to the targets that the error, if any, is about."""
+
     def state(self) -> Mapping[str, Any]:
         """Whether the button can be pressed, how far the run is, and how the last one ended."""
         session = self.session
         progress = session.progress
         phase = progress.phase or ""
+        if self._edits != session.draft.edits:
+            self._edits, self.error = session.draft.edits, ""
         return {
             "label": f"Snapshot {count(len(session.draft.included), 'disk')}",
             "reason": session.not_ready,

@@ -55,6 +55,8 @@ class Session(Hub):
         self.progress = Progress()
         self._run: Run | None = None
         self._told = (False, True)
+        self._runs = 0
+        self._edits = 0
         if vm is not None:
             self._adopt(vm)
 
@@ -74,6 +76,10 @@ class Session(Hub):
         """Tell all listeners that something changed. For holders of the lock."""
         if "connection" in topics:
             self._told = (self.connected, self.readonly)
+        if "targets" in topics and self._edits != self.draft.edits:
+            # What the last run came to is no longer about what is filled in.
+            self._edits = self.draft.edits
+            self.progress = self.progress if self.progress.active else Progress()
         super().tell(*topics)
 
     # --- connection -----------------------------------------------------------------------
@@ -165,10 +171,14 @@ class Session(Hub):
         self.progress = Progress()
 
     def look_at_connection(self) -> None:
-        """Notice when the connection has gone, and when code has set ``vm.readonly``."""
+        """Notice when the connection has gone, and what code has done with the VM."""
         with self.lock:
             if self._told != (self.connected, self.readonly):
                 self.tell("connection", "run")
+            vm = self.vm
+            moved = vm is not None and vm.runs != self._runs and not self.progress.active
+        if moved and self.connected:
+            self.work.start(self._load_quietly(), _raise)
 
     # --- devices --------------------------------------------------------------------------
 
@@ -185,12 +195,17 @@ class Session(Hub):
         if not self.is_late("observe", ticket):
             await self._show(vm, graph)
 
+    async def _load_quietly(self) -> None:
+        """Read the devices without being asked: what fails is seen when it is asked for."""
+        with contextlib.suppress(SnapkitError):
+            await self._load()
+
     async def _show(self, vm: VirtualMachine, graph: Graph) -> None:
         """Take over what the VM shows now, if it is still the one that is connected."""
         with self.lock:
             if self.vm is not vm:
                 return
-            self.graph = graph
+            self.graph, self._runs = graph, vm.runs
             self.tell("devices", "connection")
         await self.draft.follow(vm, graph)
 
@@ -238,8 +253,7 @@ class Session(Hub):
         except BaseException as error:
             self._ended(ended_by(error, self.progress.phase, cancelled=run.cancelled))
             # The failure is what gets reported, not that of a look afterwards.
-            with contextlib.suppress(SnapkitError):
-                await self._load()
+            await self._load_quietly()
             if not is_clean_cancel(error, cancelled=run.cancelled):
                 raise
         else:

@@ -105,6 +105,7 @@ function targetRow(panel, first) {
     update(row) {
       fields.include.show(row.include);
       fields.file.show(row.file);
+      file.title = row.file;
       for (const [name, control] of /** @type {const} */ ([["format", format], ["mode", mode]])) {
         if (![...control.options].some((option) => option.value === row[name])) {
           control.append(make("option", {}, row[name]));
@@ -147,7 +148,7 @@ function showProblems(list, found) {
       { class: `sk-${problem.severity}` },
       make("strong", {}, problem.severity === "error" ? "Problem: " : "Warning: "),
       `${problem.message}. `,
-      make("span", { class: "sk-remedy" }, `${problem.remedy}.`),
+      make("span", { class: "sk-remedy" }, problem.remedy),
     ),
   );
   list.replaceChildren(...items);

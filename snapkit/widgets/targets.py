@@ -80,6 +80,8 @@ class Targets(Panel):
             return f"{disks}, being checked …"
         if draft.plan is None:
             return f"{disks}, not checked."
+        if not self.session.connected:
+            return f"{disks}, as last checked: not connected any more."
         wrong = sum(problem.severity == "error" for problem in draft.plan.problems)
         warned = len(draft.plan.problems) - wrong
         found = [count(n, noun) for n, noun in ((wrong, "problem"), (warned, "warning")) if n]
@@ -141,7 +143,7 @@ def _shown(problem: Problem) -> dict[str, str]:
     return {
         "severity": problem.severity,
         "message": visible(problem.message),
-        "remedy": visible(problem.remedy),
+        "remedy": visible(problem.remedy) + ("" if problem.remedy.endswith("?") else "."),
     }
 
 

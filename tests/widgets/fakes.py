@@ -33,7 +33,7 @@ class FakeMachine:
 
     def __init__(self) -> None:
         self.uri, self.domain, self.name = "unix:/run/fake.sock", None, "fake"
-        self.connected, self.readonly = True, False
+        self.connected, self.readonly, self.runs = True, False, 0
         self.graph = self.shows("drive0", "drive1")
         self.asked: list[list[str]] = []
         self.fails: Exception | None = None

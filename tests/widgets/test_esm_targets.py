@@ -10,8 +10,8 @@ from snapkit.widgets import Targets
 from tests.widgets.conftest import Stage
 from tests.widgets.scenes import HOSTILE, device, session, state
 
-PROBLEM = {"severity": "error", "message": "the file exists", "remedy": "Choose another name"}
-WARNING = {"severity": "warning", "message": "it is not local", "remedy": "Look there"}
+PROBLEM = {"severity": "error", "message": "the file exists", "remedy": "Choose another name."}
+WARNING = {"severity": "warning", "message": "it is not local", "remedy": "Look there."}
 
 
 def targets_state(*names: str, **changes: Any) -> dict[str, Any]:

@@ -64,6 +64,45 @@ def test_the_button_switches_both_disks(studio: Studio, seed_qemu: Process) -> N
     assert [len(chain_of(file)) for file in planned.values()] == [2, 2]
 
 
+def test_a_run_by_code_is_seen_in_the_panels(
+    studio: Studio, seed_vm: snapkit.VirtualMachine
+) -> None:
+    seed_vm.snapshot(["drive0"])
+
+    wait_until(lambda: studio.devices.rows[0]["depth"] == "1", "the panels follow")
+    studio.wait()
+    assert studio.targets.rows[0]["file"].endswith("win2003.snap2.qcow2")
+    assert studio.run.reason == ""
+
+
+def test_an_edit_puts_away_what_the_last_run_came_to(
+    studio: Studio, seed_vm: snapkit.VirtualMachine, directory: Path, lenient: None
+) -> None:
+    seed_vm.readonly = True
+    say(studio.run, "press", revision=studio.run.revision)
+    assert studio.run.error
+    seed_vm.readonly = False
+    studio.connect.allow_changes(allowed=True)
+    studio.run.press()
+    studio.wait()
+    assert studio.run.outcome["words"].startswith("ok")
+
+    studio.targets.set("drive0", file=f"{directory}/other.qcow2")
+    studio.wait()
+
+    assert studio.run.outcome == {}
+    assert studio.run.error == ""
+
+
+def test_what_will_be_sent_is_not_claimed_without_a_connection(
+    studio: Studio, seed_vm: snapkit.VirtualMachine
+) -> None:
+    seed_vm.close()
+    wait_until(lambda: studio.run.reason == "Not connected.", "the panels notice")
+    assert studio.review.status == "Not connected. This would have been sent for 2 disks."
+    assert "not connected any more" in studio.targets.summary
+
+
 def test_after_a_run_all_panels_show_the_new_state(studio: Studio, directory: Path) -> None:
     studio.targets.set("drive1", file=f"{directory}/typed.qcow2")
     studio.wait()
