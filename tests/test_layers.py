@@ -13,7 +13,18 @@ PACKAGE = Path(snapkit.__file__).parent
 LONGEST = 400
 
 PURE = {
-    *("model", "naming", "checks", "reuse", "plan", "facts", "script", "request", "compare", "printable"),
+    *(
+        "model",
+        "naming",
+        "checks",
+        "reuse",
+        "plan",
+        "facts",
+        "script",
+        "request",
+        "compare",
+        "printable",
+    ),
     "printable",
 }
 # "re" and "json" work on text in memory: they are no I/O.
