@@ -11,15 +11,13 @@ import posixpath
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from snapkit import reuse
+from snapkit import disk_image, reuse
 from snapkit.facts import Facts, FileFacts
 from snapkit.model import FORMATS, MODES, Device, Finding, Problem, Severity, Target
 
 __all__ = ["CHECKS", "Case", "Check", "run"]
 
-_UNKNOWN_BYTE = "\N{REPLACEMENT CHARACTER}"
 _PATH_MAX = 1023
 """QEMU keeps image names in 1024 bytes, and so does a qcow2 header its backing file's name."""
 _NAMES_SHOWN = 8
@@ -74,11 +72,17 @@ def _known(case: Case) -> bool:
 
 
 def _can_see(case: Case) -> bool:
-    return case.path_is_usable and case.file.known
+    return case.path_is_usable and case.file.known and case.file.shared is not False
+
+
+def _has_a_place(case: Case) -> bool:
+    """Whether it makes sense to ask what is there: QEMU can get to the directory."""
+    there = case.file.directory_exists or not case.creates
+    return _can_see(case) and case.file.reachable and there
 
 
 def _creates_visibly(case: Case) -> bool:
-    return case.creates and _can_see(case)
+    return case.creates and _can_see(case) and case.file.reachable
 
 
 def _reuses_visibly(case: Case) -> bool:
@@ -134,8 +138,8 @@ def known(case: Case) -> Iterator[Finding]:
         remedy = f"Name the device {user}" if user else _choices(case)
         yield "error", f"{message}; a snapshot there would damage it", remedy
         return
-    close = get_close_matches(name, case.facts.graph.devices, n=1)
-    remedy = f"Did you mean {close[0]}?" if close else _choices(case)
+    close = case.facts.graph.closest(name)
+    remedy = f"Did you mean {' or '.join(close)}?" if close else _choices(case)
     yield "error", f"the VM has no device {name!r}", remedy
 
 
@@ -223,7 +227,11 @@ def _is_text(name: str) -> bool:
 @_check("visible", "Can the place be looked at from here?", lambda case: case.path_is_usable)
 def visible(case: Case) -> Iterator[Finding]:
     """Where QEMU's files are elsewhere, only QEMU can judge them."""
-    if not case.file.known:
+    if case.file.shared is False:
+        there = posixpath.dirname(case.target.file)
+        message = f"QEMU sees another directory at {there} than this host"
+        yield "error", message, "Choose a directory that both see, or connect with local=False"
+    elif not case.file.known:
         message = f"{case.target.file} cannot be looked at from here: {case.facts.locality}"
         remedy = "QEMU will be asked when it runs; connect with local=True if the files are here"
         yield "warning", message, remedy
@@ -246,9 +254,12 @@ def permission(case: Case) -> Iterator[Finding]:
     """The rights of QEMU's user count, not ours."""
     parent = posixpath.dirname(case.target.file)
     user = case.facts.qemu_user or "QEMU's user"
-    if not (case.file.directory_exists if case.creates else case.file.exists):
+    if not case.file.reachable:
+        message = f"{user} may not enter the directories above {case.target.file}"
+        yield "error", message, "Choose another place, or have the directories opened"
+    elif not (case.file.directory_exists if case.creates else case.file.exists):
         return
-    if case.file.read_only_file_system:
+    elif case.file.read_only_file_system:
         message = f"{parent} is on a read-only file system"
         yield "error", message, "Choose a directory that can be written to"
     elif case.creates and case.file.directory_writable is False:
@@ -259,7 +270,7 @@ def permission(case: Case) -> Iterator[Finding]:
         yield "error", message, f"Give {user} read and write permission"
 
 
-@_check("exists", "Is the place free, or the file there?", _can_see)
+@_check("exists", "Is the place free, or the file there?", _has_a_place)
 def exists(case: Case) -> Iterator[Finding]:
     """QEMU would wipe an unlocked file, such as the disk of a VM that is switched off."""
     name = case.target.file
@@ -322,17 +333,15 @@ def _is_image(backing: str, case: Case) -> bool:
 def base(case: Case) -> Iterator[Finding]:
     """A header with a name that cannot be opened later breaks the chain at the next start."""
     assert case.device is not None  # noqa: S101  _switches says so
-    name = case.device.file
-    if _UNKNOWN_BYTE in name:
-        message = f"the disk's image {name!r} has a name that is not UTF-8"
-        yield "error", message, "Rename the image and start the VM with the new name"
-        return
-    if len(name.encode()) > _PATH_MAX:
-        message = "the name of the disk's image is too long for an overlay's header"
-        yield "error", message, "Start the VM with a shorter name"
-    if _plain_relative(name):
-        message = f"QEMU was given the relative name {name!r} and its directory is not known"
-        yield "error", message, "Start the VM with an absolute image name"
+    yield from disk_image.nameable(case.device.file, _PATH_MAX)
+
+
+@_check("image", "Is the disk's image still the file that QEMU has open?", _switches)
+def image(case: Case) -> Iterator[Finding]:
+    """The overlay's header names a file, and at the next start that file would be opened."""
+    assert case.device is not None  # noqa: S101  _switches says so
+    for words in disk_image.replaced(case.facts.graph, case.device, case.facts.files):
+        yield "error", words, "Put the disk's own image back under its name"
 
 
 @_check("encryption", "Would the overlay be as secret as the disk?", _switches)
@@ -363,11 +372,18 @@ def classic_name(case: Case) -> Iterator[Finding]:
     assert case.device is not None  # noqa: S101  _switches says so
     if case.engine != "classic" or not case.creates:
         return
-    given = case.facts.graph.nodes[case.device.node].given_name
+    node = case.facts.graph.nodes[case.device.node]
     here = posixpath.dirname(case.target.file)
-    if _plain_relative(given) and posixpath.normpath(here) != case.facts.qemu_directory:
-        message = f"QEMU would record the relative backing file {given!r}, lost from {here}"
-        yield "error", message, "Use engine='prepared', which writes the header itself"
+    remedy = "Use engine='prepared', which writes the header itself"
+    if (
+        disk_image.is_relative(node.given_name)
+        and posixpath.normpath(here) != case.facts.qemu_directory
+    ):
+        message = f"QEMU would record the relative backing file {node.given_name!r}"
+        yield "error", f"{message}, lost from {here}", remedy
+    elif node.given_name.startswith("json:") and node.file != node.given_name:
+        message = f"QEMU would record the options of {node.file} instead of its name"
+        yield "error", f"{message}, and they cannot be opened later", remedy
 
 
 @_check("quiesce", "Can the guest be quiesced as asked?")
@@ -378,7 +394,3 @@ def quiesce(case: Case) -> Iterator[Finding]:
     message = "no guest agent is connected, so the guest's file systems cannot be frozen"
     severity: Severity = "error" if case.quiesce == "require" else "warning"
     yield severity, message, "Use quiesce='no' for a crash-consistent snapshot"
-
-
-def _plain_relative(name: str) -> bool:
-    return bool(name) and not name.startswith("/") and ":" not in name

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 
-from snapkit.model import Device, Graph, Switched
+from snapkit.model import Device, Graph, Node, Switched
 from snapkit.script import Overlay
 
-__all__ = ["changes", "header", "is_on", "switched"]
+__all__ = ["changes", "header", "header_of", "is_on", "misplaced", "switched"]
 
 
 def is_on(graph: Graph, overlay: Overlay) -> bool:
@@ -58,6 +59,18 @@ def _chain(device: Device) -> list[tuple[str, str, str]]:
     return [(layer.node, layer.format, layer.file) for layer in device.layers]
 
 
+def misplaced(after: Graph, found: Switched, overlay: Overlay) -> str:
+    """What is wrong with where a device is after the switch, or nothing."""
+    if found.ok:
+        return ""
+    if found.file_after != overlay.file:
+        return f"{found.device} is on {found.file_after or 'nothing'}"
+    below = ", ".join(layer.file for layer in after.devices[found.device].layers[1:])
+    return (
+        f"{found.device}: the chain below {overlay.file} is another one now: {below or 'nothing'}"
+    )
+
+
 def header(graph: Graph, overlay: Overlay) -> str:
     """What is wrong with the overlay's header as the live node shows it, or nothing.
 
@@ -65,17 +78,25 @@ def header(graph: Graph, overlay: Overlay) -> str:
     """
     device = graph.devices.get(overlay.device)
     node = graph.nodes.get(device.node) if device else None
-    if node is None:
-        return ""
+    return header_of(node, overlay) if node else ""
+
+
+def header_of(
+    node: Node, overlay: Overlay, real: Callable[[str], object] = posixpath.normpath
+) -> str:
+    """What is wrong with the header of an overlay's open node, or nothing.
+
+    Two names are one file if ``real`` makes the same of them.
+    """
     there = posixpath.dirname(overlay.file)
     named = posixpath.normpath(posixpath.join(there, node.header_backing_file or ""))
     # A qed header has no room for another format than raw.
     unsaid = None if overlay.backing_format == "raw" else overlay.backing_format
-    found = named, node.header_backing_format or unsaid
+    format_ = node.header_backing_format or unsaid
     wanted = posixpath.normpath(overlay.backing_file), overlay.backing_format
-    if node.header_backing_file and found == wanted:
+    if node.header_backing_file and (real(named), format_) == (real(wanted[0]), wanted[1]):
         return ""
-    words = f"{found[0]} ({found[1]})" if node.header_backing_file else "nothing"
+    words = f"{named} ({format_})" if node.header_backing_file else "nothing"
     return (
         f"the header of {overlay.file} names {words} as its backing file, "
         f"not {wanted[0]} ({wanted[1]})"

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import posixpath
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 from weakref import WeakKeyDictionary
 
-from snapkit import compare, loop
+from snapkit import compare, disk_image, loop
 from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
 from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapkitError, SnapshotError
 from snapkit.model import Graph, Outcome
@@ -25,6 +27,8 @@ from snapkit.script import Overlay, Script
 __all__ = ["PHASES", "Phase", "Progress", "Run", "start"]
 
 _RECONNECT_SECONDS = 10.0
+_STUCK_SECONDS = 60.0
+"""How long a VM that has stopped answering is given before the undo is told as unfinished."""
 _SHOWN = 5
 
 _log = logging.getLogger(__name__)
@@ -79,6 +83,7 @@ class _Engine:
                 await self._look_at_reused_overlays(script)
             with self._phase("switch"):
                 self._stop_if_asked()
+                await self.backend.confirm(script, self.receipt)
                 await self._switch(script)
         except OutcomeUnknown:
             raise
@@ -154,9 +159,9 @@ class _Engine:
                     f"{overlay.file} has {node.virtual_size} bytes, the disk {overlay.virtual_size}"
                 )
                 raise Refused(msg, overlay.device)
-            if not node.header_backing_file:
-                msg = f"the header of {overlay.file} names no backing file"
-                raise Refused(msg, overlay.device)
+            real = _real if self.backend.local else posixpath.normpath
+            if wrong := await asyncio.to_thread(compare.header_of, node, overlay, real):
+                raise Refused(wrong, overlay.device)
 
     async def _switch(self, script: Script) -> None:
         """Send the one command. Raises if no device was switched."""
@@ -179,7 +184,7 @@ class _Engine:
             files = ", ".join(overlay.file for overlay in script.overlays)
             msg = (
                 f"The connection was lost during the switch and the VM cannot be looked at: "
-                f"{_words(err)}. All disks have moved to their overlays, or none has. "
+                f"{_ended(_words(err))} All disks have moved to their overlays, or none has. "
                 f"Nothing was removed: keep {files} until the VM has been looked at."
             )
             raise OutcomeUnknown(msg) from err
@@ -216,10 +221,11 @@ class _Engine:
             except Exception as err:
                 msg = (
                     "The switch was done, but the VM cannot be looked at: "
-                    f"{_words(err)}. Connect again and look at the layers."
+                    f"{_ended(_words(err))} Connect again and look at the layers."
                 )
                 raise OutcomeUnknown(msg) from err
             headers = [await self._header(after, overlay) for overlay in script.overlays]
+            headers += await self._replaced(after, script)
         outcome = self._outcome(before, after, script, [text for text in headers if text])
         if not outcome.ok:
             msg = "The switch was done and nothing was undone, but not all is as it should be:"
@@ -234,11 +240,25 @@ class _Engine:
             self.notes.append(f"{overlay.file} was not opened offline: {err}")
             return compare.header(after, overlay)
 
+    async def _replaced(self, after: Graph, script: Script) -> list[str]:
+        """Which files of the new chains are not those that QEMU has open, in words."""
+        names = {overlay.device for overlay in script.overlays}
+        devices = [device for name, device in after.devices.items() if name in names]
+        paths = {x.file for d in devices for x in d.layers if x.file.startswith("/")}
+        try:
+            files = await self.backend.probe(sorted(paths))
+        except Exception as err:  # noqa: BLE001  the switch is done, whatever this look says
+            self.notes.append(f"the files of the chains were not looked at: {err}")
+            return []
+        found = ((d.name, disk_image.replaced(after, d, files)) for d in devices)
+        return [f"{name}: {words}" for name, texts in found for words in texts]
+
     def _outcome(self, before: Graph, after: Graph, script: Script, headers: list[str]) -> Outcome:
         devices = tuple(compare.switched(before, after, o) for o in script.overlays)
         changes = compare.changes(before, after)
         asked = {device.device for device in devices}
-        wrong = [f"{d.device} is on {d.file_after or 'nothing'}" for d in devices if not d.ok]
+        places = zip(devices, script.overlays, strict=True)
+        wrong = [text for d, o in places if (text := compare.misplaced(after, d, o))]
         wrong += [text for name, text in changes.items() if name not in asked]
         wrong += headers
         return Outcome(
@@ -250,27 +270,42 @@ class _Engine:
             findings=(*wrong, *self.notes),
         )
 
-    async def _undo(self) -> list[str]:
+    async def _undo(self, cause: BaseException) -> list[str]:
         """Remove what this run made; say what could not be removed. Raises nothing."""
-        remarks: list[str] = []
         with self._phase("undo"):
-            if not self.backend.connected:
-                try:
-                    await self.backend.reconnect(_RECONNECT_SECONDS)
-                except ConnectError as err:
-                    remarks.append(str(err).rstrip("."))
-            try:
-                remarks += await self.backend.discard(self.receipt)
-            except Exception as err:  # noqa: BLE001  what is left has to be named
-                remarks.append(f"the undo failed ({_words(err)}) and may have left {self.receipt}")
-        return remarks
+            seconds = _RECONNECT_SECONDS
+            if isinstance(cause, LinkLost) and self.backend.connected:
+                # It is stuck. What it was sent, and has not begun, goes with the connection.
+                await self.backend.close()
+                seconds = _STUCK_SECONDS
+            elif self.backend.connected:
+                remarks = await self._discard()
+                if self.backend.connected:
+                    return remarks
+                seconds = _STUCK_SECONDS
+            return await self._discard_anew(seconds)
+
+    async def _discard_anew(self, seconds: float) -> list[str]:
+        """Discard over a new connection, on which nothing from before is still to be done."""
+        remarks: list[str] = []
+        try:
+            await self.backend.reconnect(seconds)
+        except ConnectError as err:
+            remarks.append(_words(err))
+        return remarks + await self._discard()
+
+    async def _discard(self) -> list[str]:
+        try:
+            return await self.backend.discard(self.receipt)
+        except Exception as err:  # noqa: BLE001  what is left has to be named
+            return [f"the undo failed ({_words(err)}) and may have left {self.receipt}"]
 
     async def _give_up(self, before: Graph, script: Script, cause: BaseException) -> NoReturn:
         """Undo, look, and raise SnapshotError with all that was found."""
-        remarks = await self._undo()
+        remarks = await self._undo(cause)
         outcome: Outcome | None = None
         try:
-            after = await self._look_again()
+            after = await self.backend.observe()
         except Exception:  # noqa: BLE001  the cause is what has to be told
             remarks.append("the VM could not be looked at afterwards")
         else:
@@ -288,7 +323,10 @@ class _Engine:
 def _blamed(words: str, script: Script) -> str:
     """Whom the refusal of a whole transaction is about. QEMU never says which action failed."""
     for overlay in script.overlays:
-        names = overlay.file, overlay.device, overlay.base_node, overlay.node
+        names = (
+            *(overlay.file, overlay.backing_file, overlay.device),
+            *(overlay.base_node, overlay.node, overlay.file_node),
+        )
         if any(f"'{name}'" in words for name in names if name):
             return overlay.device
     devices = [overlay.device for overlay in script.overlays]
@@ -303,10 +341,23 @@ def _failure(cause: BaseException, remarks: list[str]) -> str:
         begin = f"The snapshot failed. {f'{device}: ' if device else ''}{_words(cause)}"
     if not remarks:
         return (
-            f"{begin}. Everything was undone: no device was switched, "
+            f"{_ended(begin)} Everything was undone: no device was switched, "
             "and no file of this run is left."
         )
-    return f"{begin}. This run switched no device, but: {'; '.join(remarks)}."
+    return f"{_ended(begin)} This run switched no device, but: {_ended('; '.join(remarks))}"
+
+
+def _ended(words: str) -> str:
+    return words if words.endswith("?") else f"{words}."
+
+
+def _real(name: str) -> object:
+    """What tells whether two names of this host are one file."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return posixpath.normpath(name)
+    return found.st_dev, found.st_ino
 
 
 def _words(cause: BaseException) -> str:

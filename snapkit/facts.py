@@ -36,7 +36,9 @@ class FileFacts:
 
     ``known`` is False where nobody could look: QEMU's files are not this host's.
     ``identity`` is (device, inode). ``writable`` and ``directory_writable`` speak of QEMU's
-    user; None is "not known".
+    user; None is "not known". ``reachable`` is False where QEMU's user may not enter a
+    directory above. ``held`` says whether QEMU has this very file open, ``shared`` whether
+    QEMU sees the same directory under that name; None is "not known" for both.
     """
 
     path: str
@@ -49,6 +51,9 @@ class FileFacts:
     directory_writable: bool | None = None
     read_only_file_system: bool = False
     writable: bool | None = None
+    reachable: bool = True
+    held: bool | None = None
+    shared: bool | None = None
     image: ImageFacts | None = None
 
 

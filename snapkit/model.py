@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher, get_close_matches
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
@@ -202,6 +203,12 @@ class Graph:
     def find(self, name: str) -> Device | None:
         """The device of that name, ``-drive`` id, qdev id or path, or node-name."""
         return self.devices.get(name) or self._by_alias.get(name)
+
+    def closest(self, name: str) -> list[str]:
+        """The devices whose names are most like this one; none if it is like no name."""
+        close = get_close_matches(name, self.devices, n=3)
+        likeness = [SequenceMatcher(None, other, name).ratio() for other in close]
+        return sorted(o for o, r in zip(close, likeness, strict=True) if r == likeness[0])
 
     @cached_property
     def _by_alias(self) -> dict[str, Device]:

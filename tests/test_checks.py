@@ -96,7 +96,9 @@ def test_a_good_target_has_no_problem_and_every_check_has_its_say() -> None:
 
 def test_a_device_that_there_is_not_is_told_what_there_is() -> None:
     assert one(check(Target("nope", "/over/x")), "known").remedy == "Choose one of: drive0, drive1"
-    assert one(check(Target("drive", "/over/x")), "known").remedy == "Did you mean drive1?"
+    assert (
+        one(check(Target("drive", "/over/x")), "known").remedy == "Did you mean drive0 or drive1?"
+    )
 
 
 def test_a_vm_without_devices_says_so() -> None:
@@ -355,3 +357,33 @@ def test_a_problem_reads_as_two_sentences() -> None:
     assert str(problem) == "drive0: it is bad. Mend it."
     assert str(replace(problem, remedy="Did you mean x?")) == "drive0: it is bad. Did you mean x?"
     assert "\x1b" not in str(replace(problem, message="\x1b[31m"))
+
+
+def held(path: str, driver: str = "file", **more: Any) -> list[Problem]:
+    """The problems of a disk whose image QEMU does not have open under its name."""
+    shape = graph(device("drive0", path))
+    nodes = dict(shape.nodes) | {"drive0-file": Node("drive0-file", driver)}
+    nodes["drive0-0"] = replace(nodes["drive0-0"], children={"file": "drive0-file"})
+    image = there(path, **{"held": False, **more})
+    known = facts(free(GOOD.file), image, graph=replace(shape, nodes=nodes))
+    return check(GOOD, known=known)
+
+
+def test_an_image_that_is_another_file_than_qemu_s_is_refused() -> None:
+    assert "another file" in one(held("/imgs/a"), "image").message
+    assert "is gone" in one(held("/imgs/a", exists=False, kind="", identity=None), "image").message
+
+
+def test_where_it_is_not_known_what_qemu_has_open_nothing_is_said_of_the_image() -> None:
+    assert held("/imgs/a", held=None) == []
+    assert held("/imgs/a", held=True) == []
+    assert held("/imgs/a", shared=False) == []
+    assert held("/dev/sda", driver="host_device") == []
+    assert held("/dev/fdset/1", exists=False) == []
+    assert "image" not in {problem.check for problem in held("/imgs/\ufffd")}
+
+
+def test_a_directory_that_qemu_sees_differently_is_refused_and_judged_no_further() -> None:
+    known = facts(there(GOOD.file, shared=False))
+    problem = one(check(GOOD, known=known), "visible")
+    assert "sees another directory at /over" in problem.message

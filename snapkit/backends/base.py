@@ -65,7 +65,9 @@ class Receipt:
 
     def __str__(self) -> str:
         files = [f"the file {made.path}" for made in self.files]
-        return ", ".join([*files, *(f"the node {name}" for name in self.nodes)]) or "nothing"
+        nodes = [f"the node {name}" for name in self.nodes]
+        jobs = [f"the job {name}" for name in self.jobs]
+        return ", ".join([*files, *nodes, *jobs]) or "nothing"
 
 
 class Backend(Protocol):
@@ -129,11 +131,18 @@ class Backend(Protocol):
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
 
+    async def confirm(self, script: Script, receipt: Receipt) -> None:
+        """Raises Refused if a file of the receipt is another one under its name now."""
+
     async def switch(self, script: Script) -> None:
         """Send ``script.switch``. Raises Refused (nothing moved) or LinkLost (unknown)."""
 
     async def discard(self, receipt: Receipt) -> list[str]:
-        """Remove what the receipt names and nobody uses; say what could not be removed."""
+        """Remove what the receipt names and nobody uses; say what could not be removed.
+
+        Where the VM does not answer, that names all that may be left, and the connection is
+        closed: what waits in it to be carried out goes with it.
+        """
 
     async def header(self, overlay: Overlay) -> str:
         """Open the overlay's chain offline; say what is wrong with it, or nothing.

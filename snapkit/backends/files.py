@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +18,23 @@ from snapkit.backends.base import MadeFile, Refused
 from snapkit.facts import FileFacts, ImageFacts
 from snapkit.model import FORMATS
 
-__all__ = ["Owner", "chain", "claim", "identity", "image", "is_shared", "look", "remove"]
+__all__ = [
+    "Owner",
+    "chain",
+    "claim",
+    "identity",
+    "image",
+    "is_held",
+    "is_ours",
+    "is_shared",
+    "look",
+    "mode_over",
+    "remove",
+]
 
 _QEMU_IMG_SECONDS = 30
+_WIDEST = 0o644
+"""The permission bits that an overlay has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +71,9 @@ def look(path: str, owner: Owner | None, *, header: bool = False) -> FileFacts:
         status = _status(path)
         above = _status(directory)
     except PermissionError:
-        # QEMU's user may see there what we may not.
-        return FileFacts(path)
+        # Another user, as whom QEMU runs, may see there what we may not.
+        same = owner is not None and owner.is_us
+        return FileFacts(path, known=same, reachable=not same)
     is_directory = above is not None and stat.S_ISDIR(above.st_mode)
     kind = _kind(status)
     return FileFacts(
@@ -179,18 +194,19 @@ def _qemu_img(arguments: list[str]) -> Any:
     return json.loads(done.stdout.decode(errors="surrogateescape"))
 
 
-def claim(path: str, owner: Owner | None) -> MadeFile | None:
+def claim(path: str, owner: Owner | None, mode: int = _WIDEST) -> MadeFile | None:
     """Make an empty file for QEMU to fill, where nothing was before.
 
-    Returns None where QEMU's user could not write to a file of ours: then QEMU has to make
-    it. Raises Refused when something is there, or the file cannot be made.
+    ``mode`` are its permission bits. Returns None where QEMU's user could not write to a file
+    of ours: then QEMU has to make it. Raises Refused when something is there, or the file
+    cannot be made.
     """
     if not _can_make_for(owner):
         if os.path.lexists(path):
             raise Refused(_taken(path))
         return None
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
     except FileExistsError:
         raise Refused(_taken(path)) from None
     except OSError as err:
@@ -209,11 +225,27 @@ def claim(path: str, owner: Owner | None) -> MadeFile | None:
     return MadeFile(path, (status.st_dev, status.st_ino))
 
 
+def mode_over(image: str) -> int:
+    """The permission bits of an overlay: it is no more open than its image, or than 0644.
+
+    An image that is no file of this host, or cannot be looked at, says nothing.
+    """
+    try:
+        return os.stat(image).st_mode & 0o044 | 0o600
+    except (OSError, ValueError):
+        return _WIDEST
+
+
 def is_shared(directory: str, pid: int) -> bool | None:
-    """Whether a process sees the same directory under that name; None if that cannot be told."""
+    """Whether a process sees the same directory under that name.
+
+    None if that cannot be told, as of a process that has ended.
+    """
     try:
         ours, theirs = os.stat(directory), os.stat(f"/proc/{pid}/root{directory}")
     except FileNotFoundError:
+        if not os.path.exists(f"/proc/{pid}/root"):
+            return None
         return os.path.exists(directory) == os.path.exists(f"/proc/{pid}/root{directory}")
     except OSError:
         return None
@@ -235,6 +267,20 @@ def identity(path: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_ours(made: MadeFile) -> bool:
+    """Whether the file that was made is still the one under its name, as far as is known."""
+    return made.identity is None or identity(made.path) == made.identity
+
+
+def is_held(facts: FileFacts, held: Collection[tuple[int, int]] | None) -> bool | None:
+    """Whether what is at a path is among the files that a process holds open.
+
+    None if that cannot be told: one block device may have several inodes.
+    """
+    seen = facts.known and facts.reachable and facts.kind in {"", "file", "directory"}
+    return None if held is None or not seen else facts.identity in held
 
 
 def remove(made: MadeFile, in_use: Iterable[tuple[int, int]]) -> str:

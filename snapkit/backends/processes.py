@@ -15,6 +15,7 @@ __all__ = [
     "Process",
     "command_line",
     "environment",
+    "has_ended",
     "has_open",
     "identity",
     "link",
@@ -85,6 +86,11 @@ def has_open(pid: int, path: str) -> bool | None:
     """
     wanted, held = identity(path), open_files(pid)
     return None if wanted is None or held is None else wanted in held
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process that was seen before is no more, or only waits to be forgotten."""
+    return _status(pid).get("State", "X")[:1] in {"X", "Z"}
 
 
 def same_mounts(pid: int) -> bool | None:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import qemu.qmp as protocol
@@ -20,7 +21,7 @@ from qemu.qmp.message import DeserializationError, UnexpectedTypeError
 
 from snapkit import loop
 from snapkit.address import TcpAddress, UnixAddress
-from snapkit.backends import files, locality, qmp_reader, qmp_script, qmp_socket
+from snapkit.backends import files, locality, processes, qmp_reader, qmp_script, qmp_socket
 from snapkit.backends.base import Event, LinkLost, Receipt, Refused
 from snapkit.backends.event_log import EventLog
 from snapkit.backends.qmp_json import Malformed, number, record, rows, text
@@ -184,7 +185,8 @@ class QmpBackend:
             try:
                 await self._connect(max(left, 0.1))
             except ConnectError:
-                if time.monotonic() >= deadline:
+                pid = self.place.pid
+                if time.monotonic() >= deadline or (pid and processes.has_ended(pid)):
                     raise
                 await asyncio.sleep(min(0.1, max(left, 0)))
             else:
@@ -253,8 +255,14 @@ class QmpBackend:
         return await asyncio.to_thread(self._look, paths, frozenset(images))
 
     def _look(self, paths: Sequence[str], images: frozenset[str]) -> dict[str, FileFacts]:
-        owner = self.place.owner
+        owner, pid = self.place.owner, self.place.pid
+        held = processes.open_files(pid) if pid else None
         found = {path: files.look(path, owner, header=path in images) for path in paths}
+        places = {os.path.dirname(path) for path in found}
+        shared = {place: files.is_shared(place, pid) if pid else None for place in places}
+        for path, seen in found.items():
+            there = shared[os.path.dirname(path)]
+            found[path] = replace(seen, held=files.is_held(seen, held), shared=there)
         for facts in tuple(found.values()):
             below = facts.image.full_backing_file if facts.image else None
             if below and below.startswith("/"):
@@ -295,6 +303,10 @@ class QmpBackend:
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
         await self._overlays.prepare(script, receipt)
+
+    async def confirm(self, script: Script, receipt: Receipt) -> None:
+        """Raises Refused if a file of the receipt is another one under its name now."""
+        await self._overlays.confirm(script, receipt)
 
     async def switch(self, script: Script) -> None:
         """Send ``script.switch``. Raises Refused (nothing moved) or LinkLost (unknown)."""

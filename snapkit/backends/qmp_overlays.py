@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from snapkit.backends import files, qmp_look
+from snapkit.backends import files, processes, qmp_look
 from snapkit.backends.base import LinkLost, MadeFile, Receipt, Refused, Unseen
 from snapkit.backends.locality import Place
 from snapkit.facts import FileFacts
@@ -32,6 +32,9 @@ class Monitor(Protocol):
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
         """Send one command. Raises Refused or LinkLost."""
+
+    async def close(self) -> None:
+        """Hang up."""
 
     async def observe(self) -> Graph:
         """One consistent reading of the block graph."""
@@ -70,6 +73,7 @@ class Overlays:
             if name != "blockdev-create":
                 await self._send_together(commands, receipt)
                 continue
+            await self.confirm(script, receipt)
             try:
                 # QEMU can crash when its graph is read while it creates an image.
                 async with self._monitor.reading:
@@ -77,6 +81,17 @@ class Overlays:
                     await self._jobs_end(commands)
             finally:
                 await self._identify(receipt)
+            await self.confirm(script, receipt)
+
+    async def confirm(self, script: Script, receipt: Receipt) -> None:
+        """Raises Refused if a file of the receipt is another one under its name now."""
+        if not self._monitor.place.local:
+            return
+        devices = {overlay.file: overlay.device for overlay in script.overlays}
+        for made in receipt.files:
+            if not await asyncio.to_thread(files.is_ours, made):
+                msg = f"{made.path} is no longer the file that was made for this run"
+                raise Refused(msg, devices.get(made.path, ""))
 
     async def _claim(self, overlay: Overlay) -> MadeFile:
         """Make the file where we can; else note that QEMU will make it."""
@@ -91,7 +106,7 @@ class Overlays:
             )
             raise Refused(msg, overlay.device)
         try:
-            made = await asyncio.to_thread(files.claim, overlay.file, place.owner)
+            made = await asyncio.to_thread(_claim, overlay, place)
         except Refused as err:
             raise Refused(str(err), overlay.device) from err
         return made or MadeFile(overlay.file, None)
@@ -147,15 +162,22 @@ class Overlays:
                 continue
 
     async def discard(self, receipt: Receipt) -> list[str]:
-        """Remove what the receipt names and nobody uses; say what could not be removed."""
+        """Remove what the receipt names and nobody uses; say what could not be removed.
+
+        Where the VM does not answer, that names all that may be left, and the connection is
+        closed: what waits in it to be carried out goes with it.
+        """
         remarks: list[str] = []
         in_use: set[tuple[int, int]] = set()
         try:
             await self._close(receipt, remarks)
             in_use = await self._files_in_use()
         except LinkLost:
-            if receipt.nodes:
-                remarks.append(f"the VM may still have the nodes {', '.join(receipt.nodes)}")
+            await self._monitor.close()
+            pid = self._monitor.place.pid
+            gone = pid is not None and processes.has_ended(pid)
+            if not gone and (receipt.files or receipt.nodes or receipt.jobs):
+                remarks.append(f"the VM could not be asked, and may have left {receipt}")
         except Refused as err:
             remarks.append(str(err))
         for made in receipt.files:
@@ -202,6 +224,10 @@ class Overlays:
             msg = "QEMU's files are not this host's"
             raise Unseen(msg)
         return await asyncio.to_thread(_header, overlay)
+
+
+def _claim(overlay: Overlay, place: Place) -> MadeFile | None:
+    return files.claim(overlay.file, place.owner, files.mode_over(overlay.backing_file))
 
 
 def _header(overlay: Overlay) -> str:

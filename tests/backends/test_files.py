@@ -259,3 +259,43 @@ def test_qemu_img_speaks_of_files_with_any_name(tmp_path: Path) -> None:
     assert found is not None
     assert (found.format, found.error) == ("qcow2", "")
     assert json.dumps(str(path)) in json.dumps(files.chain(str(path), "qcow2"))
+
+
+def test_of_a_process_that_has_ended_nothing_is_known(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    assert files.is_shared(str(tmp_path), ended.pid) is None
+
+
+def test_an_overlay_is_given_the_rights_of_its_image_and_can_be_written_to(
+    tmp_path: Path,
+) -> None:
+    image = tmp_path / "x"
+    image.touch()
+    for bits, wanted in {0o600: 0o600, 0o444: 0o644, 0o777: 0o644, 0o640: 0o640}.items():
+        image.chmod(bits)
+        assert files.mode_over(str(image)) == wanted
+    assert files.mode_over("rbd:pool/image") == 0o644
+
+
+def test_a_file_is_held_by_whom_has_its_very_inode_open(tmp_path: Path) -> None:
+    image = tmp_path / "x"
+    image.touch()
+    facts, inode = files.look(str(image), US), image.stat()
+    assert files.is_held(facts, {(inode.st_dev, inode.st_ino)}) is True
+    assert files.is_held(facts, set()) is False
+    assert files.is_held(facts, None) is None
+    assert files.is_held(files.look(str(tmp_path / "gone"), US), set()) is False
+    assert files.is_held(files.look("/dev/null", US), set()) is None
+
+
+def test_a_file_that_was_made_is_known_by_its_inode(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    mine = made(path)
+    assert files.is_ours(mine)
+    path.rename(tmp_path / "y")
+    assert not files.is_ours(mine)
+    path.touch()
+    assert not files.is_ours(mine)
+    assert files.is_ours(MadeFile(str(path), None))
