@@ -23,6 +23,7 @@ PURE = {
         "script",
         "request",
         "compare",
+        "disk_image",
         "printable",
     ),
     "printable",
