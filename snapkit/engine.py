@@ -21,6 +21,7 @@ from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
 from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapkitError, SnapshotError
 from snapkit.model import Graph, Outcome
 from snapkit.plan import Plan
+from snapkit.printable import printable
 from snapkit.run import PHASES, Phase, Progress, Run
 from snapkit.script import Overlay, Script
 
@@ -30,6 +31,8 @@ _RECONNECT_SECONDS = 10.0
 _STUCK_SECONDS = 60.0
 """How long a VM that has stopped answering is given before the undo is told as unfinished."""
 _SHOWN = 5
+_LONGEST = 20_000
+"""Characters of one message; names of devices and files in it are not ours."""
 
 _log = logging.getLogger(__name__)
 
@@ -229,7 +232,9 @@ class _Engine:
         outcome = self._outcome(before, after, script, [text for text in headers if text])
         if not outcome.ok:
             msg = "The switch was done and nothing was undone, but not all is as it should be:"
-            raise SnapshotError("\n".join([msg, *outcome.findings]), outcome)
+            raise SnapshotError(
+                "\n".join([msg, *(printable(text, _LONGEST) for text in outcome.findings)]), outcome
+            )
         return outcome
 
     async def _header(self, after: Graph, overlay: Overlay) -> str:
@@ -317,7 +322,7 @@ class _Engine:
                 phases=tuple(self.phases),
                 findings=tuple(remarks),
             )
-        raise SnapshotError(_failure(cause, remarks), outcome) from cause
+        raise SnapshotError(printable(_failure(cause, remarks), _LONGEST), outcome) from cause
 
 
 def _blamed(words: str, script: Script) -> str:

@@ -129,3 +129,21 @@ def test_a_relative_disk_gets_an_absolute_name_in_the_header(
         outcome = vm.snapshot({"drive0": overlay})
     assert outcome.ok, outcome.findings
     assert chain_of(overlay)[0]["backing-filename"] == str(directory / "disk.qcow2")
+
+
+def test_no_terminal_escape_in_a_file_name_gets_into_an_error(
+    seed_vm: snapkit.VirtualMachine, directory: Path
+) -> None:
+    target = directory / "\x1b[31mred"
+
+    def appear(phase: str) -> None:
+        if phase == "prepare":
+            target.write_bytes(b"theirs")
+
+    plan = seed_vm.plan({"drive0": str(target)})
+    with pytest.raises(snapkit.SnapshotError) as caught:
+        plan.run(progress=appear)
+
+    assert "\x1b" not in str(caught.value)
+    assert r"\x1b[31mred" in str(caught.value)
+    assert target.read_bytes() == b"theirs"
