@@ -15,7 +15,8 @@ import pytest
 
 from snapkit.errors import ConnectError, SnapkitError
 from snapkit.lab import Lab, qemu
-from tests.lab.watch import execute, is_running, until
+from tests.conftest import wait_until
+from tests.lab.watch import execute, is_running
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,7 +30,7 @@ def lab() -> Iterator[Lab]:
 
 def wait_for_more(lab: Lab, files: Collection[str], number: int) -> None:
     """Wait until each file holds a larger number."""
-    until(lambda: lab.sequence(files).min() > number, f"numbers above {number}")
+    wait_until(lambda: lab.sequence(files).min() > number, f"numbers above {number}")
 
 
 def test_importing_the_lab_loads_neither_pandas_nor_numpy() -> None:
@@ -196,7 +197,9 @@ def test_kvm_is_used_only_if_the_guest_boots_with_it() -> None:
         assert status["return"]["enabled"] == (lab.accel == "kvm")
         assert lab.command[lab.command.index("-accel") + 1] == lab.accel
         before = lab.sequence(lab.images)
-        until(lambda: lab.sequence(lab.images).gt(before).all(), "larger numbers on both disks")
+        wait_until(
+            lambda: lab.sequence(lab.images).gt(before).all(), "larger numbers on both disks"
+        )
 
 
 @pytest.mark.parametrize(

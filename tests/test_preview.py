@@ -14,6 +14,7 @@ import pytest
 
 import snapkit
 from tests.conftest import Process, StartQemu, chain_of, contents, create_image, wait_until
+from tests.outside import drives
 from tests.recorder import Recorder
 from tests.wire import changes
 
@@ -25,15 +26,6 @@ WAYS = [
     ("classic", "existing", "qed"),
 ]
 StartRecorder = Callable[..., Recorder]
-
-
-def drives(directory: Path, count: int) -> list[str]:
-    arguments: list[str] = []
-    for number in range(count):
-        image = create_image(directory / f"disk{number}.qcow2", "1M")
-        arguments += ["-drive", f"if=none,id=drive{number},file={image},format=qcow2"]
-        arguments += ["-device", f"virtio-blk-pci,drive=drive{number}"]
-    return arguments
 
 
 def wanted(directory: Path, count: int, mode: str, format_: str) -> dict[str, str]:

@@ -12,7 +12,8 @@ import pytest
 import snapkit.lab
 from snapkit.lab import qemu
 from snapkit.lab.keeping import KeptQemu, short_directory
-from tests.lab.watch import execute, record, records_in, until
+from tests.conftest import wait_until
+from tests.lab.watch import execute, record, records_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def test_the_guest_is_one_boot_sector() -> None:
 
 def test_every_sector_holds_the_number_of_its_place_in_order() -> None:
     with snapkit.lab.Lab() as lab:
-        until(lambda: lab.sequence(lab.images["drive0"]).iloc[0] > 20, "twenty records")
+        wait_until(lambda: lab.sequence(lab.images["drive0"]).iloc[0] > 20, "twenty records")
         execute(lab.spare_uri, ("stop", {}))
         records = records_in(lab.images["drive0"])
     assert list(records) == list(range(1, len(records) + 1))
@@ -63,11 +64,11 @@ def test_every_disk_holds_its_own_number(tmp_path: Path) -> None:
 def test_a_reset_does_not_set_the_numbers_back() -> None:
     with snapkit.lab.Lab() as lab:
         raw = lab.images["drive0"]
-        until(lambda: lab.sequence(raw).iloc[0] > 20, "twenty records")
+        wait_until(lambda: lab.sequence(raw).iloc[0] > 20, "twenty records")
         execute(lab.spare_uri, ("stop", {}))
         before = records_in(raw)
         execute(lab.spare_uri, ("system_reset", {}), ("cont", {}))
-        until(lambda: len(records_in(raw)) > len(before) + 5, "records after the reset")
+        wait_until(lambda: len(records_in(raw)) > len(before) + 5, "records after the reset")
         execute(lab.spare_uri, ("stop", {}))
         after = records_in(raw)
     assert list(after) == list(range(1, len(after) + 1))
@@ -97,7 +98,7 @@ def test_the_guest_goes_on_from_the_largest_number_on_any_disk(kept: KeptQemu, l
     write_ring(Path(behind), last - 1)
     write_ring(Path(ahead), last)
     kept.run(command(kept, {"drive0": behind, "drive1": ahead}))
-    until(lambda: largest(ahead) > last + 5, "five more records")
+    wait_until(lambda: largest(ahead) > last + 5, "five more records")
     execute(qemu.spare_endpoint(kept.directory), ("stop", {}))
     numbers = {number for number, _, _ in records_in(behind).values()}
     # The number that this disk had missed stays missing.
@@ -119,7 +120,7 @@ def test_a_write_that_fails_is_tried_again_and_leaves_no_gap(kept: KeptQemu, sec
     )
     usual = command(kept, images)
     kept.run([failing if part.startswith("if=none,id=drive1,") else part for part in usual])
-    until(lambda: largest(images["drive1"]) > sector + 5, "records after the failure")
+    wait_until(lambda: largest(images["drive1"]) > sector + 5, "records after the failure")
     spare = qemu.spare_endpoint(kept.directory)
     _, stats = execute(spare, ("stop", {}), ("query-blockstats", {}))
     failed = {row["device"]: row["stats"]["failed_wr_operations"] for row in stats["return"]}

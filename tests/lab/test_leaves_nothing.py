@@ -18,15 +18,14 @@ import pytest
 from snapkit.errors import SnapkitError
 from snapkit.lab import Lab, qemu
 from snapkit.lab.keeping import KeptQemu, short_directory
+from tests.conftest import SECONDS, wait_until
 from tests.lab.watch import (
-    SECONDS,
     execute,
     has_ended,
     has_vanished,
     is_running,
     line_from,
     parent_of,
-    until,
 )
 
 if TYPE_CHECKING:
@@ -305,5 +304,5 @@ def test_no_directory_for_the_lab_is_an_error_that_says_what_to_do() -> None:
 def test_a_lab_that_was_told_to_quit_is_closed_as_any_other() -> None:
     with Lab() as lab:
         execute(lab.spare_uri, ("quit", {}))
-        until(lambda: "QEMU has ended" in repr(lab), "notice of the end")
+        wait_until(lambda: "QEMU has ended" in repr(lab), "notice of the end")
     assert not lab.directory.exists()

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import socket
 import struct
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.conftest import SECONDS, Qmp, wait_until
 
-SECONDS = 30.0
 MAGIC = b"snapkit-sequence"
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {SECONDS} seconds"
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:
@@ -37,12 +24,12 @@ def is_running(pid: int) -> bool:
 
 def has_ended(pid: int) -> None:
     """Wait until a process has ended."""
-    until(lambda: not is_running(pid), f"the end of process {pid}")
+    wait_until(lambda: not is_running(pid), f"the end of process {pid}")
 
 
 def has_vanished(directory: Path) -> None:
     """Wait until a directory is gone."""
-    until(lambda: not directory.exists(), f"the removal of {directory}")
+    wait_until(lambda: not directory.exists(), f"the removal of {directory}")
 
 
 def parent_of(pid: int) -> int:
@@ -53,26 +40,8 @@ def parent_of(pid: int) -> int:
 
 def execute(endpoint: str, *commands: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Say commands to a QMP monitor on a connection of its own, and return the answers."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(SECONDS)
-        connection.connect(endpoint.removeprefix("unix:"))
-        with connection.makefile("rw", encoding="utf-8") as lines:
-            greeting = json.loads(lines.readline())
-            assert "QMP" in greeting, greeting
-            answers = [
-                _answer(lines, {"execute": name, "arguments": arguments})
-                for name, arguments in (("qmp_capabilities", {}), *commands)
-            ]
-    return answers[1:]
-
-
-def _answer(lines: Any, command: dict[str, Any]) -> dict[str, Any]:
-    lines.write(json.dumps(command) + "\n")
-    lines.flush()
-    while True:
-        message: dict[str, Any] = json.loads(lines.readline())
-        if "event" not in message:
-            return message
+    with Qmp(endpoint.removeprefix("unix:")) as qmp:
+        return [qmp.send({"execute": name, "arguments": given}) for name, given in commands]
 
 
 def line_from(fd: int) -> str:
