@@ -126,7 +126,8 @@ class _Engine:
         reused = [target.file for target in targets if target.mode == "existing"]
         with self._phase("observe"):
             files = [target.file for target in targets]
-            facts = await self.backend.facts(files, reused, thorough=True)
+            graph = await self.backend.observe()
+            facts = await self.backend.facts(graph, files, reused, thorough=True)
         with self._phase("check"):
             self._refuse_another_vm(facts.graph)
             fresh = self.plan.again(facts)

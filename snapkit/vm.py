@@ -220,7 +220,7 @@ class VirtualMachine:
         request = asking.read(targets, graph, chosen, tag)
         files = [t.file for t in request.targets if _can_be_looked_at(t)]
         reused = [t.file for t in request.targets if t.mode == "existing"]
-        facts = await self._backend.facts(files, reused)
+        facts = await self._backend.facts(graph, files, reused)
         return planning.make(request, facts, self._bound())
 
     async def _next_tag(self, targets: object, graph: Graph, options: asking.Options) -> str:
@@ -228,6 +228,7 @@ class VirtualMachine:
         first = max((device.depth for device in graph.devices.values()), default=0) + 1
         tags = [naming.next_tag(n) for n in range(1, first + _TAGS_TRIED)]
         tried: list[str] | None = None
+        in_use = {layer.file for d in graph.devices.values() for layer in d.layers}
         for tag in tags:
             request = asking.read(targets, graph, options, tag)
             paths = [t.file for t in request.targets if _can_be_looked_at(t)]
@@ -236,7 +237,6 @@ class VirtualMachine:
                 return tags[0]
             tried = paths
             found: Mapping[str, Any] = await self._backend.probe(paths)
-            in_use = {layer.file for d in graph.devices.values() for layer in d.layers}
             if not any(facts.exists for facts in found.values()) and not in_use & set(paths):
                 return tag
         return tags[-1]

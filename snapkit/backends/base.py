@@ -114,9 +114,14 @@ class Backend(Protocol):
         """What is at ``paths`` where QEMU is; of ``images`` also what their headers say."""
 
     async def facts(
-        self, paths: Sequence[str], images: Sequence[str] = (), *, thorough: bool = False
+        self,
+        graph: Graph,
+        paths: Sequence[str],
+        images: Sequence[str] = (),
+        *,
+        thorough: bool = False,
     ) -> Facts:
-        """Observe, and probe ``paths`` and every file of the graph.
+        """What is known about a reading: ``paths`` and every file of the graph are probed.
 
         With ``thorough``, QEMU is asked about what cannot be looked at from here: it opens
         the file read-only and closes it again. Only a run does that.

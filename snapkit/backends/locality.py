@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from snapkit.address import TcpAddress, UnixAddress
 from snapkit.backends import host
 from snapkit.backends.files import Owner
+from snapkit.backends.processes import identity
 
 __all__ = ["ELSEWHERE", "Place", "find", "listener"]
 
@@ -71,9 +72,9 @@ def _proof(pid: int, directory: str | None, images: Iterable[str]) -> tuple[bool
     if held is not None:
         named = [os.path.join(directory or "/", name) for name in images if _is_a_path(name)]
         for path in named:
-            if _identity(path) in held:
+            if identity(path) in held:
                 return True, f"QEMU (pid {pid}) on this host has {path} open"
-        if any(map(os.path.isabs, named)) and not any(_identity(path) for path in named):
+        if any(map(os.path.isabs, named)) and not any(identity(path) for path in named):
             return False, f"QEMU (pid {pid}) has other files than this host shows"
     if host.same_mounts(pid):
         return True, f"QEMU (pid {pid}) sees the same mounts as this process"
@@ -83,14 +84,6 @@ def _proof(pid: int, directory: str | None, images: Iterable[str]) -> tuple[bool
 def _is_a_path(name: str) -> bool:
     """Whether this is a file's name in full. QMP shows bytes that are no UTF-8 as U+FFFD."""
     return ":" not in name.partition("/")[0] and "\ufffd" not in name and bool(name)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _owner(process: host.Process) -> Owner | None:

@@ -270,16 +270,21 @@ class QmpBackend:
         return found
 
     async def facts(
-        self, paths: Sequence[str], images: Sequence[str] = (), *, thorough: bool = False
+        self,
+        graph: Graph,
+        paths: Sequence[str],
+        images: Sequence[str] = (),
+        *,
+        thorough: bool = False,
     ) -> Facts:
-        """Observe, and probe ``paths`` and every file of the graph.
+        """What is known about a reading: ``paths`` and every file of the graph are probed.
 
         With ``thorough``, QEMU is asked about what cannot be looked at from here.
         """
-        graph = await self.observe()
         layers = (layer.file for device in graph.devices.values() for layer in device.layers)
         wanted = dict.fromkeys(path for path in (*paths, *layers) if path.startswith("/"))
-        found = dict(await self.probe([p for p in wanted if _can_be_asked(p)], images))
+        # A name with a NUL is none that the kernel could be asked about.
+        found = dict(await self.probe([p for p in wanted if "\0" not in p], images))
         if thorough:
             found |= await self._overlays.look(paths, images, found)
         return Facts(
@@ -390,8 +395,3 @@ def _check_arguments(command: str, arguments: Mapping[str, object] | None) -> No
     except (TypeError, ValueError) as err:
         msg = f"{command} was not sent: QMP cannot carry its arguments ({printable(err)})"
         raise Refused(msg) from None
-
-
-def _can_be_asked(path: str) -> bool:
-    """Whether the kernel can be asked about this name at all."""
-    return "\0" not in path

@@ -32,8 +32,7 @@ async def observe(execute: Execute, commands: Collection[str], directory: str) -
     """
     ask = _Asker(execute, commands)
     for _ in range(_READINGS):
-        await _wait_for_creation(ask)
-        await _refuse_danger(ask)
+        await _refuse_danger(ask, await _jobs_without_creation(ask))
         reading = await _read(ask, directory)
         try:
             return await asyncio.to_thread(qmp_graph.build, reading)
@@ -57,8 +56,8 @@ class _Asker:
         return await self._execute(name, _FLAT.get(name)) if name in self._commands else []
 
 
-async def _wait_for_creation(ask: _Asker) -> None:
-    """Wait while another client creates an image, which for a while is a half-open node.
+async def _jobs_without_creation(ask: _Asker) -> Any:
+    """The jobs, once no client creates an image, which for a while is a half-open node.
 
     QEMU (7.2, and the same lines are in 10) crashes when it describes a half-open qcow2 node.
     """
@@ -66,7 +65,7 @@ async def _wait_for_creation(ask: _Asker) -> None:
     while True:
         (jobs,) = await ask("query-jobs")
         if not (busy := qmp_graph.creating(jobs)):
-            return
+            return jobs
         if time.monotonic() > deadline:
             msg = (
                 f"the job {busy} is creating an image, and until it ends QEMU can crash when its "
@@ -76,8 +75,7 @@ async def _wait_for_creation(ask: _Asker) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _refuse_danger(ask: _Asker) -> None:
-    (jobs,) = await ask("query-jobs")
+async def _refuse_danger(ask: _Asker, jobs: Any) -> None:
     if qmp_graph.ended(jobs):
         (graph,) = await ask("x-debug-query-block-graph")
         if danger := qmp_graph.danger(graph, jobs):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from snapkit.address import TcpAddress, parse
 from snapkit.errors import ConnectError, SnapkitError
 from snapkit.model import Device
+from snapkit.printable import printable
 
 __all__ = ["count", "exact", "exposed", "possible", "size", "visible", "what_went_wrong"]
 
@@ -17,9 +18,7 @@ def visible(text: str) -> str:
     Line breaks would break a row; marks that turn the direction of writing would show a
     name that is not the file's.
     """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return printable(text, limit=None)
 
 
 def size(number: int) -> str:
