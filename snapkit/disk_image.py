@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from snapkit import paths
 from snapkit.facts import FileFacts
 from snapkit.model import Device, Finding, Graph, Layer
 
@@ -19,18 +20,32 @@ def is_relative(name: str) -> bool:
     return bool(name) and not name.startswith("/") and ":" not in name
 
 
-def nameable(name: str, longest: int) -> Iterator[Finding]:
-    """What keeps an image's name out of a header, which holds ``longest`` bytes."""
+def nameable(graph: Graph, layer: Layer) -> Iterator[Finding]:
+    """What keeps an image's name out of a header, or from being understood there."""
+    name, absolute = layer.file, "Start the VM with an absolute image name"
     if _UNKNOWN_BYTE in name:
         message = f"the disk's image {name!r} has a name that is not UTF-8"
         yield "error", message, "Rename the image and start the VM with the new name"
         return
-    if len(name.encode()) > longest:
+    if len(name.encode()) > paths.LONGEST:
         message = "the name of the disk's image is too long for an overlay's header"
         yield "error", message, "Start the VM with a shorter name"
     if is_relative(name):
         message = f"QEMU was given the relative name {name!r} and its directory is not known"
-        yield "error", message, "Start the VM with an absolute image name"
+        yield "error", message, absolute
+    elif _is_file_with_colon(graph, layer):
+        protocol = name.partition(":")[0]
+        message = f"QEMU was given the relative name {name!r}, and in the overlay's header it"
+        yield "error", f"{message} would be read as the protocol {protocol!r}", absolute
+    elif words := paths.is_misread(name):
+        message = f"the disk's image {name} {words}, and so it would be from the overlay's header"
+        yield "warning", message, "Give QEMU the whole chain at the next start, or rebase it then"
+
+
+def _is_file_with_colon(graph: Graph, layer: Layer) -> bool:
+    """Whether a plain file's own name looks like a protocol. ``json:`` is QEMU's own."""
+    looks = not layer.file.startswith(("/", "json:")) and ":" in layer.file.partition("/")[0]
+    return looks and _is_plain(graph, layer)
 
 
 def replaced(graph: Graph, device: Device, files: Mapping[str, FileFacts]) -> Iterator[str]:

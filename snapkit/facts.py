@@ -18,7 +18,8 @@ __all__ = ["Facts", "FileFacts", "ImageFacts"]
 class ImageFacts:
     """What an image's header says. ``error`` is why it could not be read.
 
-    ``allocated_clusters`` counts what the image holds itself; None is "not known".
+    ``allocated_clusters`` counts what the image holds itself, ``cluster_size`` is in bytes;
+    None is "not known" for both.
     """
 
     format: str = ""
@@ -27,6 +28,7 @@ class ImageFacts:
     backing_format: str | None = None
     full_backing_file: str | None = None
     allocated_clusters: int | None = None
+    cluster_size: int | None = None
     error: str = ""
 
 
@@ -39,6 +41,10 @@ class FileFacts:
     user; None is "not known". ``reachable`` is False where QEMU's user may not enter a
     directory above. ``held`` says whether QEMU has this very file open, ``shared`` whether
     QEMU sees the same directory under that name; None is "not known" for both.
+    ``locked`` says whether a process holds a lock of QEMU's kind on the file.
+    ``file_system`` is the device number of the file system where the file is or would be,
+    ``free_bytes`` what QEMU's user may still write there, quotas left aside.
+    ``allocated_bytes`` is what the file takes there itself. None is "not known" for all.
     """
 
     path: str
@@ -54,6 +60,10 @@ class FileFacts:
     reachable: bool = True
     held: bool | None = None
     shared: bool | None = None
+    locked: bool | None = None
+    file_system: int | None = None
+    free_bytes: int | None = None
+    allocated_bytes: int | None = None
     image: ImageFacts | None = None
 
 
@@ -64,7 +74,9 @@ class Facts:
     ``local`` says whether QEMU's files are this host's, ``locality`` how that is known.
     ``qemu_directory`` is QEMU's working directory and ``qemu_user`` whom it runs as, both
     empty if unknown.
-    ``commands`` are the names of the commands that the VM understands.
+    ``commands`` are the names of the commands that the VM understands. ``fd_limit`` is how
+    many files QEMU may have open and ``fd_used`` how many it has; None is "not known" for
+    both. ``tpm`` are the ids of the VM's TPMs.
     """
 
     graph: Graph
@@ -75,6 +87,9 @@ class Facts:
     qemu_user: str = ""
     commands: frozenset[str] = frozenset()
     agent: bool = False
+    fd_limit: int | None = None
+    fd_used: int | None = None
+    tpm: tuple[str, ...] = ()
 
     def file(self, path: str) -> FileFacts:
         """The facts about a path; "not known" if it was not probed."""

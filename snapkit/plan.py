@@ -6,6 +6,7 @@ is refused when it runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -159,7 +160,10 @@ class Plan:
         }
 
     def checks(self) -> DataFrame:
-        """Devices by checks: ``ok``, ``-`` (does not apply), or the problem in words."""
+        """Devices by checks: ``ok``, ``-`` (does not apply), or the problem in words.
+
+        What a check of the whole set found stands beside every device that it concerns.
+        """
         from snapkit import tables
 
         names = [check.name for check in checks.CHECKS]
@@ -183,9 +187,7 @@ class Plan:
     def __repr__(self) -> str:
         state = "ok" if self.ok else "refused"
         devices = ", ".join(target.device for target in self.targets)
-        count = len(self.problems)
-        found = "1 problem" if count == 1 else f"{count} problems"
-        return f"<Plan: {printable(devices or 'nothing')}; {state}; {found}>"
+        return f"<Plan: {printable(devices or 'nothing')}; {state}; {_counted(self.problems)}>"
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{p.severity}: {escape(str(p))}</li>" for p in self.problems)
@@ -194,23 +196,33 @@ class Plan:
 
 def make(request: Request, facts: Facts, bound: Bound) -> Plan:
     """Check a request against facts."""
-    cases = [
-        checks.Case(
-            target=target,
-            device=facts.graph.find(target.device),
-            facts=facts,
-            targets=request.targets,
-            engine=request.engine,
-            quiesce=request.quiesce,
-        )
-        for target in request.targets
-    ]
-    found, cells = checks.run(cases)
+    survey = checks.Survey(
+        targets=request.targets,
+        facts=facts,
+        engine=request.engine,
+        quiesce=request.quiesce,
+        unread=frozenset(_names(facts.graph, (p.device for p in request.problems))),
+    )
+    found, cells = checks.run(survey)
     problems = (*request.problems, *found)
     if not request.targets and not problems:
         remedy = "Name at least one device and its snapshot file"
         problems = (Problem("", "targets", "error", "there is nothing to snapshot", remedy),)
     return Plan(request, facts, problems, cells, bound)
+
+
+def _counted(problems: Iterable[Problem]) -> str:
+    """``2 problems, 1 warning``; warnings are told only where there are some."""
+    count = Counter(problem.severity for problem in problems)
+    words = [(count["error"], "problem"), (count["warning"], "warning")]
+    told = [f"{n} {word}{'' if n == 1 else 's'}" for n, word in words if n]
+    return ", ".join(told) or "0 problems"
+
+
+def _names(graph: Graph, given: Iterable[str]) -> Iterable[str]:
+    """The devices under the names that the tables show."""
+    found = (graph.find(name) for name in given)
+    return (device.name for device in found if device is not None)
 
 
 def _python(plan: Plan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from snapkit.facts import ImageFacts
-from snapkit.model import Finding, Layer, Severity, Target
+from snapkit.model import FORMATS, Finding, Layer, Severity, Target
 
 __all__ = ["find"]
 
@@ -33,7 +33,8 @@ def _fits(target: Target, disk: Layer, image: ImageFacts) -> Iterator[Finding]:
     """Format, size, and no data that would hide the disk's own."""
     if image.format != target.format:
         message = f"{target.file} has the format {image.format}, not {target.format}"
-        yield "error", message, f"Choose the format {image.format}, or create it again"
+        choose = f"Choose the format {image.format}, or create it again"
+        yield "error", message, choose if image.format in FORMATS else _again(disk)
     if image.virtual_size != disk.virtual_size:
         size = "smaller" if image.virtual_size < disk.virtual_size else "larger"
         sizes = f"{image.virtual_size} bytes, not {disk.virtual_size}"

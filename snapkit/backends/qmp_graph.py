@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from snapkit import eligible
 from snapkit.backends import qmp_nodes
 from snapkit.backends.qmp_json import (
     Json,
@@ -112,9 +113,10 @@ def build(reading: Reading) -> Graph:
     )
     devices: dict[str, Device] = {}
     for device in found:
-        whole = _walk(device, nodes, jobs)
+        whole = _walk(device, nodes)
         name = _free_name(whole, devices)
-        devices[name] = replace(whole, name=name, why_not=_shared(whole, nodes, devices))
+        why_not = eligible.why_not(whole, nodes, jobs, devices.values())
+        devices[name] = replace(whole, name=name, why_not=why_not)
     return Graph(_by_one_name(devices), nodes, jobs)
 
 
@@ -188,19 +190,18 @@ def _unused(nodes: Mapping[str, Node]) -> Iterable[Device]:
     return (Device(n.name, root=n.name, attached=False) for n in nodes.values() if not n.users)
 
 
-def _walk(device: Device, nodes: Mapping[str, Node], jobs: Sequence[Job]) -> Device:
-    """Complete a device from its root: filters, format node, layers, and the reason why not."""
+def _walk(device: Device, nodes: Mapping[str, Node]) -> Device:
+    """Complete a device from its root: filters, format node and layers."""
     if not device.root:
-        return replace(device, why_not="it is empty: no medium is inserted")
+        return device
     whole_chain = list(qmp_nodes.down(nodes[device.root], nodes))
     chain = [node for node in whole_chain if node.kind != "filter"]
     if not chain:
-        return replace(device, why_not=f"its filter {device.root} stands on nothing")
+        return device
     node = chain[0]
     filters = [above.name for above in whole_chain[: whole_chain.index(node)]]
     inner = tuple(child for layer in chain for child in _storage(layer, nodes))
-    held = {*filters, *(layer.name for layer in chain)}
-    whole = replace(
+    return replace(
         device,
         node="" if node.kind == "protocol" else node.name,
         filters=tuple(filters),
@@ -209,7 +210,6 @@ def _walk(device: Device, nodes: Mapping[str, Node], jobs: Sequence[Job]) -> Dev
         layers=tuple(_layer(n, chain[i + 1 : i + 2]) for i, n in enumerate(chain)),
         aliases=tuple(dict.fromkeys((*device.aliases, node.name, device.root))),
     )
-    return replace(whole, why_not=_why_not(whole, node, held, jobs))
 
 
 def _storage(layer: Node, nodes: Mapping[str, Node]) -> Iterable[str]:
@@ -233,40 +233,6 @@ def _layer(node: Node, below: Sequence[Node]) -> Layer:
         actual_size=node.actual_size,
         backing_file=below[0].file if below else None,
         header_backing_file=node.header_backing_file,
-    )
-
-
-def _why_not(device: Device, node: Node, held: set[str], jobs: Sequence[Job]) -> str:
-    """Why this device must not be snapshotted; empty if it can be."""
-    if node.kind == "protocol":
-        return f"its node {node.name} is a protocol node ({node.driver}) without a format above it"
-    if not device.attached:
-        return "neither a guest device nor an export uses this node"
-    job = next((job for job in jobs if held & set(job.nodes)), None)
-    if job is not None:
-        return f"the job {job.id} ({job.type}, {job.status}) is running on it"
-    if device.read_only:
-        return "it is read-only: nothing is written to it"
-    return ""
-
-
-def _shared(device: Device, nodes: Mapping[str, Node], earlier: Mapping[str, Device]) -> str:
-    """Why not, also where another device uses the same disk, or an image on top of it."""
-    if device.why_not:
-        return device.why_not
-    twin = next((x.name for x in earlier.values() if x.node == device.node), "")
-    if twin:
-        return f"it is the same disk as {twin} (node {device.node}): snapshot that"
-    above = next((x for x in nodes[device.node].users if _backs(x, device, nodes)), "")
-    return f"its node {device.node} is the backing file of the node {above}" if above else ""
-
-
-def _backs(user: str, device: Device, nodes: Mapping[str, Node]) -> bool:
-    above = nodes.get(user)
-    return (
-        above is not None
-        and above.name not in device.filters
-        and above.children.get("backing") == device.node
     )
 
 

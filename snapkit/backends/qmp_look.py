@@ -101,6 +101,7 @@ def _header(image: dict[str, Any]) -> ImageFacts:
         backing_file=image.get("backing-filename"),
         backing_format=image.get("backing-filename-format"),
         full_backing_file=image.get("full-backing-filename"),
+        cluster_size=image.get("cluster-size"),
     )
 
 

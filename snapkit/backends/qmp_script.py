@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from snapkit import node_names, order, space
 from snapkit.errors import SnapkitError
 from snapkit.facts import Facts
 from snapkit.model import Device, Target
+from snapkit.node_names import job_id
 from snapkit.script import Command, Overlay, Script
 
 __all__ = ["FORMS", "job_id", "render", "write"]
@@ -17,39 +19,36 @@ __all__ = ["FORMS", "job_id", "render", "write"]
 FORMS = ("qmp", "qmp-shell")
 """What a script can be rendered as."""
 
-_NODE_NAME_MAX = 31
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
-_DEFAULT_CLUSTER = 65536
-_JOB = "create-"
-
 
 def write(targets: Sequence[Target], facts: Facts, engine: str) -> Script:
-    """The commands that put every target's overlay on its device, all at one instant."""
-    taken = set(facts.graph.nodes) | set(facts.graph.devices) | _reserved(facts)
-    overlays = tuple(_overlay(target, facts, taken) for target in targets)
+    """The commands that put every target's overlay on its device, all at one instant.
+
+    Overlays are prepared in the order of the targets. The switch lists the disks that the
+    guest writes to most last, as far as the facts tell: they then wait least.
+    """
+    devices = [_device(target, facts) for target in targets]
+    names = node_names.propose(devices, facts.graph)
+    overlays = tuple(map(_overlay, targets, devices, names))
+    by_device = {overlay.device: overlay for overlay in overlays}
+    stats = {device.name: device.stats for device in devices}
+    last = [by_device[name] for name in order.busiest_last(list(by_device), stats)]
     if engine == "classic":
-        return Script(overlays, (), _transaction([_classic(o, facts) for o in overlays]))
+        return Script(overlays, (), _transaction([_classic(o, facts) for o in last]))
     return Script(
         overlays,
         tuple(_preparation(overlays, facts)),
-        _transaction([_switch(overlay) for overlay in overlays]),
+        _transaction([_switch(overlay) for overlay in last]),
     )
 
 
-def _reserved(facts: Facts) -> set[str]:
-    """The node-names whose creation jobs would have the id of a job that there is."""
-    return {job.id.removeprefix(_JOB) for job in facts.graph.jobs if job.id.startswith(_JOB)}
-
-
-def job_id(node: str) -> str:
-    """The id of the job that creates a node's image."""
-    return f"{_JOB}{node}"
-
-
-def _overlay(target: Target, facts: Facts, taken: set[str]) -> Overlay:
+def _device(target: Target, facts: Facts) -> Device:
     device = facts.graph.find(target.device)
     assert device is not None and device.active is not None  # noqa: S101, PT018  checked before
-    name = _node_name(device, taken)
+    return device
+
+
+def _overlay(target: Target, device: Device, name: str) -> Overlay:
+    assert device.active is not None  # noqa: S101  checked before
     return Overlay(
         device=device.name,
         file=target.file,
@@ -60,23 +59,8 @@ def _overlay(target: Target, facts: Facts, taken: set[str]) -> Overlay:
         backing_file=device.file,
         backing_format=device.active.format,
         node=name,
-        file_node=f"{name}-file",
+        file_node=node_names.file_of(name),
     )
-
-
-def _node_name(device: Device, taken: set[str]) -> str:
-    """A free node-name that people can read: ``drive0-snap1``, and the same with ``-file``."""
-    number = device.depth + 1
-    stem = _NOT_IN_A_NAME.sub("-", device.name)
-    if not stem[:1].isalpha():
-        stem = f"d{stem}"
-    while True:
-        ending = f"-snap{number}"
-        name = stem[: _NODE_NAME_MAX - len(ending) - len("-file")] + ending
-        if not {name, f"{name}-file"} & taken:
-            taken |= {name, f"{name}-file"}
-            return name
-        number += 1
 
 
 def _preparation(overlays: Sequence[Overlay], facts: Facts) -> Iterable[Command]:
@@ -120,7 +104,7 @@ def _format_options(overlay: Overlay, facts: Facts) -> dict[str, object]:
         "backing-fmt": overlay.backing_format,
     }
     cluster = facts.graph.nodes[overlay.base_node].cluster_size
-    if overlay.format == overlay.backing_format and cluster not in {None, _DEFAULT_CLUSTER}:
+    if overlay.format == overlay.backing_format and cluster not in {None, space.CLUSTER}:
         # Small writes to the overlay then copy no more than they did to the base.
         options["cluster-size"] = cluster
     return options

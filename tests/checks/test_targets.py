@@ -1,4 +1,4 @@
-"""Every check, by writing down facts."""
+"""The checks of one target, by writing down facts."""
 
 from __future__ import annotations
 
@@ -7,91 +7,43 @@ from typing import Any
 
 import pytest
 
-from snapkit import checks, plan
-from snapkit.facts import Facts, FileFacts, ImageFacts
-from snapkit.model import Device, Graph, Layer, Node, Problem, Target
-from snapkit.request import Request
-
-MIB = 1024 * 1024
-IMAGE = ImageFacts("qcow2", MIB, "/imgs/a.qcow2", "qcow2", "/imgs/a.qcow2", 0)
-
-
-def layer(node: str, file: str, format_: str = "qcow2") -> Layer:
-    return Layer(node, format_, file, MIB, MIB, None, None)
-
-
-def device(name: str, *files: str, **options: Any) -> Device:
-    layers = tuple(layer(f"{name}-{n}", file) for n, file in enumerate(files))
-    node = layers[0].node if layers else ""
-    return Device(
-        name,
-        root=node,
-        node=node,
-        layers=layers,
-        inner=(f"{name}-file",),
-        aliases=(node,),
-        **options,
-    )
+from snapkit import checks
+from snapkit.facts import FileFacts, ImageFacts
+from snapkit.model import Graph, Node, Problem, Target
+from tests.checks.world import (
+    DRIVE0,
+    DRIVE1,
+    EMPTY,
+    GOOD,
+    IMAGE,
+    MIB,
+    REUSED,
+    check,
+    device,
+    facts,
+    free,
+    graph,
+    one,
+    there,
+)
 
 
-DRIVE0 = device("drive0", "/imgs/a.qcow2")
-DRIVE1 = device("drive1", "/imgs/b.snap", "/imgs/b.qcow2")
-EMPTY = device("cd0", why_not="it is empty: no medium is inserted")
-
-
-def graph(*devices: Device, encrypted: bool = False) -> Graph:
-    nodes = {
-        x.node: Node(x.node, x.format, x.file, x.file, encrypted=encrypted)
-        for d in devices
-        for x in d.layers
-    }
-    files = {name: Node(name, "file") for d in devices for name in d.inner}
-    return Graph({d.name: d for d in devices}, nodes | files)
-
-
-def free(path: str, **facts: Any) -> FileFacts:
-    return FileFacts(
-        path, known=True, real_path=path, directory_exists=True, directory_writable=True, **facts
-    )
-
-
-def there(path: str, inode: int = 1, **facts: Any) -> FileFacts:
-    return free(path, **{"exists": True, "kind": "file", "identity": (1, inode), **facts})
-
-
-def facts(*files: FileFacts, **more: Any) -> Facts:
-    found = {file.path: file for file in files}
-    return replace(Facts(graph(DRIVE0, DRIVE1, EMPTY), found, local=True), **more)
-
-
-def check(
-    *targets: Target, known: Facts | None = None, engine: str = "prepared", quiesce: str = "no"
-) -> list[Problem]:
-    known = known or facts(*(free(target.file) for target in targets))
-    bound: Any = None
-    return list(plan.make(Request(targets, engine, quiesce), known, bound).problems)
-
-
-def one(found: list[Problem], name: str, severity: str = "error") -> Problem:
-    (problem,) = found
-    assert (problem.check, problem.severity) == (name, severity)
-    assert problem.remedy
-    return problem
-
-
-GOOD = Target("drive0", "/over/x")
-REUSED = Target("drive0", "/over/x", mode="existing")
-
-
-def test_a_good_target_has_no_problem_and_every_check_has_its_say() -> None:
-    cases = [checks.Case(GOOD, DRIVE0, facts(free(GOOD.file)), (GOOD,), "prepared", "no")]
-    problems, cells = checks.run(cases)
+def test_a_good_set_has_no_problem_and_every_check_has_its_say() -> None:
+    targets = (GOOD, Target("drive1", "/over/y"))
+    room = {"file_system": 1, "free_bytes": 1 << 40}
+    known = facts(*(free(t.file, **room) for t in targets), fd_limit=1024, fd_used=20)
+    problems, cells = checks.run(checks.Survey(targets, known))
     assert problems == ()
     assert set(cells.values()) == {"ok"}
-    said = {name for _, name in cells}
-    # The overlay check is for overlays that are there already.
-    assert {c.name for c in checks.CHECKS} - said == {"overlay"}
+    said = {name for device, name in cells if device == "drive0"}
+    # These two are about overlays that are there already.
+    assert {c.name for c in checks.CHECKS} - said == {"overlay", "locked"}
+
+
+def test_every_check_asks_a_question_and_says_how_bad_an_answer_can_be() -> None:
     assert all(c.asks.endswith("?") for c in checks.CHECKS)
+    assert all(set(c.severities) <= {"error", "warning"} and c.severities for c in checks.CHECKS)
+    assert len({c.name for c in checks.CHECKS}) == len(checks.CHECKS)
 
 
 def test_a_device_that_there_is_not_is_told_what_there_is() -> None:
@@ -127,7 +79,7 @@ def test_a_device_named_twice_is_an_error_of_both() -> None:
 
 def test_a_device_that_cannot_be_snapshotted_says_why() -> None:
     found = check(Target("cd0", "/over/x"))
-    assert "no medium" in one(found, "snapshotable").message
+    assert "no medium" in one(found, "empty").message
 
 
 @pytest.mark.parametrize("format_", ["raw", "vmdk", "qcow", "", "QCOW2"])
@@ -151,13 +103,22 @@ def test_only_the_modes_of_qemu_are_taken() -> None:
         ("/over/", "names a directory"),
         ("/over/" + "ä" * 600, "has 1206 bytes"),
         ("/over/" + "x" * 256, "more than 255 bytes"),
+        ("/dev/fdset/1", "is no file for QEMU"),
+        ("/dev/cdrom-x", "is read by QEMU as a drive"),
+        ("/dev/./cdrom", "is read by QEMU as a drive"),
+        ("/proc/self/cwd/x", "names another file in QEMU"),
+        ("/proc/../proc/thread-self/cwd/x", "names another file in QEMU"),
+        ("/dev/fd/3", "names another file in QEMU"),
+        ("/dev/stdout", "names another file in QEMU"),
     ],
 )
 def test_a_name_that_qemu_cannot_be_told_is_refused(file: str, words: str) -> None:
     assert words in one(check(replace(GOOD, file=file)), "path").message
 
 
-@pytest.mark.parametrize("file", ["/" + "x" * 255, "/a:b", "/json:{}", "/ ", "/x" * 511])
+@pytest.mark.parametrize(
+    "file", ["/" + "x" * 255, "/a:b", "/json:{}", "/ ", "/x" * 511, "/dev/fdx", "/proc/7/cwd/x"]
+)
 def test_other_names_are_taken_as_they_are(file: str) -> None:
     assert check(replace(GOOD, file=file)) == []
 
@@ -244,6 +205,34 @@ def test_a_layer_is_recognized_through_a_hard_link() -> None:
     assert problem.message == "/over/x is layer 1 of drive1"
 
 
+def test_a_file_that_this_qemu_has_open_otherwise_is_in_use() -> None:
+    known = facts(there("/over/x", 7, image=IMAGE, held=True), there("/imgs/a.qcow2"))
+    assert one(check(REUSED, known=known), "in use").message == "/over/x is open in this QEMU"
+    nodes = {**known.graph.nodes, "data": Node("data", "file", "/over/x")}
+    known = facts(there("/over/x", image=None), graph=replace(known.graph, nodes=nodes))
+    found = check(REUSED, known=known)
+    assert "/over/x is the file of the node data" in [problem.message for problem in found]
+
+
+@pytest.mark.parametrize(
+    ("lock", "held", "found"),
+    [
+        (True, False, ["locked"]),
+        (True, None, ["locked"]),
+        # QEMU's own lock is no news.
+        (True, True, ["in use"]),
+        (False, False, []),
+        (None, False, []),
+    ],
+)
+def test_an_overlay_that_another_process_has_locked_is_refused(
+    lock: bool | None, held: bool | None, found: list[str]
+) -> None:
+    file = there("/over/x", 7, image=IMAGE, locked=lock, held=held)
+    problems = check(REUSED, known=facts(file, there("/imgs/a.qcow2")))
+    assert [problem.check for problem in problems] == found
+
+
 def reuse(image: ImageFacts | None, target: Target = REUSED) -> list[Problem]:
     return check(target, known=facts(there("/over/x", 7, image=image), there("/imgs/a.qcow2", 1)))
 
@@ -260,6 +249,7 @@ def test_an_existing_overlay_that_fits_is_taken() -> None:
     [
         ({"error": "broken"}, "cannot be read as an image: broken"),
         ({"format": "qed"}, "has the format qed, not qcow2"),
+        ({"format": "raw"}, "has the format raw, not qcow2"),
         ({"virtual_size": MIB // 2}, "smaller than the disk: 524288 bytes, not 1048576"),
         ({"virtual_size": MIB * 2}, "larger than the disk"),
         ({"backing_file": None, "full_backing_file": None}, "names no backing file"),
@@ -312,6 +302,25 @@ def test_over_raw_the_header_has_to_say_raw(format_: str) -> None:
 def test_a_disk_that_a_header_cannot_name_is_refused(file: str, words: str) -> None:
     known = facts(free("/over/x"), graph=with_drive0(file=file))
     assert words in one(check(GOOD, known=known), "base").message
+
+
+def test_a_disk_whose_name_would_be_read_as_a_protocol_is_refused() -> None:
+    def found(driver: str, name: str) -> list[Problem]:
+        shape = graph(device("drive0", name))
+        file = Node("drive0-file", driver)
+        top = replace(shape.nodes["drive0-0"], children={"file": file.name})
+        nodes = {**shape.nodes, file.name: file, top.name: top}
+        return check(GOOD, known=facts(free(GOOD.file), graph=replace(shape, nodes=nodes)))
+
+    assert "as the protocol 'a'" in one(found("file", "a:b.qcow2"), "base").message
+    assert found("file", "/a:b.qcow2") == []
+    assert found("nbd", "nbd://host/x") == []
+    assert found("file", 'json:{"driver": "raw"}') == []
+
+
+def test_a_disk_that_is_known_only_to_its_process_is_a_warning() -> None:
+    known = facts(free(GOOD.file), graph=with_drive0(file="/dev/fdset/1"))
+    assert "handed open" in one(check(GOOD, known=known), "base", "warning").message
 
 
 def test_an_encrypted_disk_gets_a_warning() -> None:
@@ -379,7 +388,7 @@ def test_where_it_is_not_known_what_qemu_has_open_nothing_is_said_of_the_image()
     assert held("/imgs/a", held=True) == []
     assert held("/imgs/a", shared=False) == []
     assert held("/dev/sda", driver="host_device") == []
-    assert held("/dev/fdset/1", exists=False) == []
+    assert "image" not in {problem.check for problem in held("/dev/fdset/1", exists=False)}
     assert "image" not in {problem.check for problem in held("/imgs/\ufffd")}
 
 
