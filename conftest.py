@@ -1,14 +1,33 @@
-"""A notebook stops at its first failed cell: the cells below it rely on those above.
+"""Of tests and notebooks alike: a journal of their own, and a stop at the first failed cell.
 
-This stands in the root because it is about ``notebooks/``, which is for readers.
+This stands in the root because it is also about ``notebooks/``, which is for readers.
 """
 
 from __future__ import annotations
+
+import os
+import shutil
+import tempfile
 
 import pytest
 from nbval.plugin import IPyNbCell
 
 FAILED = pytest.StashKey[str]()
+JOURNAL = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the user's own journal alone. A worker's environment is that of its controller."""
+    if "SNAPKIT_JOURNAL" not in os.environ:
+        directory = tempfile.mkdtemp(prefix="snapkit-journal-")
+        config.stash[JOURNAL] = directory
+        os.environ["SNAPKIT_JOURNAL"] = os.path.join(directory, "journal.sqlite")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it with all that was written."""
+    if directory := config.stash.get(JOURNAL, None):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
         SnapkitError,
         SnapshotError,
     )
+    from snapkit.journaling import journal
     from snapkit.lab import Lab
     from snapkit.model import Device, Graph, Layer, Outcome, Problem, Target
     from snapkit.plan import Plan
+    from snapkit.recovery import recover
     from snapkit.vm import VirtualMachine, connect
     from snapkit.widgets import Studio
 
@@ -54,14 +56,18 @@ __all__ = [
     "VirtualMachine",
     "connect",
     "discover",
+    "journal",
+    "recover",
 ]
 
 _HOMES = {
     "discovery": ("discover",),
     "errors": ("ConnectError", "OutcomeUnknown", "PlanError", "SnapkitError", "SnapshotError"),
+    "journaling": ("journal",),
     "lab": ("Lab",),
     "model": ("Device", "Graph", "Layer", "Outcome", "Problem", "Target"),
     "plan": ("Plan",),
+    "recovery": ("recover",),
     "vm": ("VirtualMachine", "connect"),
     "widgets": ("Studio",),
 }

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from snapkit.model import Device, Graph, Node, Switched
 from snapkit.script import Overlay
 
-__all__ = ["changes", "header", "header_of", "is_on", "misplaced", "switched"]
+__all__ = ["changes", "header", "header_of", "is_on", "misplaced", "put_on", "switched"]
 
 
 def is_on(graph: Graph, overlay: Overlay) -> bool:
-    """Whether the overlay's device stands on the overlay."""
+    """Whether the overlay's device stands on the overlay, or on what was put on top of it."""
     device = graph.devices.get(overlay.device)
-    return device is not None and device.file == overlay.file
+    return device is not None and any(layer.file == overlay.file for layer in device.layers)
 
 
 def switched(before: Graph, after: Graph, overlay: Overlay) -> Switched:
@@ -29,6 +29,12 @@ def switched(before: Graph, after: Graph, overlay: Overlay) -> Switched:
         depth_after=new.depth,
         ok=new.file == overlay.file and _chain(new)[1:] == _chain(old),
     )
+
+
+def put_on(before: Graph, overlay: Overlay) -> Switched:
+    """What became of a device of which only its overlay can still be looked at."""
+    old = before.devices[overlay.device]
+    return Switched(old.name, old.file, overlay.file, old.depth, old.depth + 1, ok=False)
 
 
 def changes(before: Graph, after: Graph) -> dict[str, str]:

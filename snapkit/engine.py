@@ -1,7 +1,7 @@
-"""Run a plan: observe, check, prepare, switch, verify; and undo what failed before the switch.
+"""Run a plan: journal, observe, check, prepare, flush, switch, verify; and undo what failed.
 
 Every run ends in one of two states, and says which: all devices are on their overlays, or
-none is and what the run made is gone.
+none is and what the run made is gone. The journal has it, whatever becomes of this process.
 """
 
 from __future__ import annotations
@@ -11,34 +11,31 @@ import logging
 import os
 import posixpath
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import NoReturn
 from weakref import WeakKeyDictionary
 
-from snapkit import compare, disk_image, loop
+from snapkit import compare, loop, offline, telling, undo, verify
 from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
-from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapkitError, SnapshotError
+from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapshotError
+from snapkit.journaling import Journal, JournalError, Record, Start, default_path
 from snapkit.model import Graph, Outcome
 from snapkit.plan import Plan
-from snapkit.printable import printable
 from snapkit.run import PHASES, Phase, Progress, Run
-from snapkit.script import Overlay, Script
+from snapkit.script import Script
 
-__all__ = ["PHASES", "Phase", "Progress", "Run", "start"]
+__all__ = ["PHASES", "Phase", "Progress", "Run", "start", "turn"]
 
-_RECONNECT_SECONDS = 10.0
-_STUCK_SECONDS = 60.0
-"""How long a VM that has stopped answering is given before the undo is told as unfinished."""
 _SHOWN = 5
-_LONGEST = 20_000
-"""Characters of one message; names of devices and files in it are not ours."""
+_FLUSH_SECONDS = 60.0
+"""How long the switch waits for the flush; what is left of it, QEMU does itself."""
+_POLL_SECONDS = 0.1
+_NOTHING_YET = frozenset(("observe", "check", "prepare", "flush"))
+"""Phases that begin with nothing sent or made: the journal has them before that happens."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Cancelled(SnapkitError):
-    """The user asked to stop, and it was still time."""
 
 
 def start(backend: Backend, plan: Plan, progress: Progress | None = None) -> Run:
@@ -49,13 +46,17 @@ def start(backend: Backend, plan: Plan, progress: Progress | None = None) -> Run
 
 
 _turns: WeakKeyDictionary[Backend, asyncio.Lock] = WeakKeyDictionary()
-"""One run at a time for each VM: the next one then sees what this one has changed."""
+
+
+def turn(backend: Backend) -> asyncio.Lock:
+    """Held by who changes a VM: the next one then sees what this one has changed."""
+    return _turns.setdefault(backend, asyncio.Lock())
 
 
 async def _carry_out(engine: _Engine) -> None:
     future = engine.handle.future
     try:
-        async with _turns.setdefault(engine.backend, asyncio.Lock()):
+        async with turn(engine.backend):
             outcome = await engine.run()
         future.set_result(outcome)
     except BaseException as err:  # noqa: BLE001  whoever waits for the future has to be told
@@ -65,6 +66,8 @@ async def _carry_out(engine: _Engine) -> None:
 class _Engine:
     """One run of one plan."""
 
+    record: Record
+
     def __init__(
         self, backend: Backend, plan: Plan, progress: Progress | None, handle: Run
     ) -> None:
@@ -72,37 +75,119 @@ class _Engine:
         self.plan = plan
         self.progress = progress
         self.handle = handle
-        self.receipt = Receipt()
+        self.receipt = Receipt(keep=self._keep)
         self.phases: list[tuple[str, float]] = []
         self.switch_seconds: float | None = None
         self.notes: list[str] = []
+        self.clean = True
+        """Whether nothing of a run that failed is left."""
 
     async def run(self) -> Outcome:
+        """The whole run, between the two ends of its entry in the journal."""
+        if not self.plan.ok:
+            raise PlanError(self.plan.refusal(), self.plan.problems)
+        await self._begin()
+        try:
+            outcome = await self._run()
+        except PlanError as err:
+            await self._end("not switched", str(err))
+            raise
+        except SnapshotError as err:
+            switched = err.outcome is not None and err.outcome.switched
+            await self._end("switched" if switched else "not switched", str(err))
+            raise
+        except OutcomeUnknown as err:
+            self.clean = False
+            await self._end("unknown", str(err))
+            raise
+        except (ConnectError, Refused) as err:
+            # Only the first look lets these through.
+            await self._end("not switched", str(err))
+            raise
+        else:
+            await self._end("switched", "")
+        finally:
+            await asyncio.to_thread(self.record.release)
+        return outcome
+
+    async def _begin(self) -> None:
+        """The plan is on the disk before the first command leaves."""
+        self._tell(Phase("journal"))
+        began = time.perf_counter()
+        script, backend = self.plan.script, self.backend
+        what = Start(
+            uri=backend.uri,
+            domain=backend.domain,
+            vm=backend.name,
+            instance=backend.instance,
+            local=backend.local,
+            told=self.plan.bound.local,
+            engine=self.plan.engine,
+            fingerprint=self.plan.fingerprint,
+            overlays=script.overlays,
+            commands=tuple(command.to_json() for command in script.commands),
+        )
+        try:
+            self.record = await asyncio.to_thread(Journal(default_path()).begin, what)
+        except JournalError as err:
+            msg = f"The plan is refused; nothing was sent. {telling.ended(str(err))}"
+            raise PlanError(msg) from err
+        self.phases.append(("journal", time.perf_counter() - began))
+
+    async def _end(self, state: str, message: str) -> None:
+        try:
+            await asyncio.to_thread(self.record.end, state, message, closed=self.clean)
+        except JournalError as err:
+            _log.warning("The end of run %d could not be written down. %s", self.record.number, err)
+
+    async def _keep(self, receipt: Receipt) -> None:
+        await asyncio.to_thread(self.record.keep, receipt)
+
+    async def _run(self) -> Outcome:
         before = await self._observe_and_check()
         script = self.plan.script
         try:
-            with self._phase("prepare"):
+            async with self._phase("prepare"):
                 await self.backend.prepare(script, self.receipt)
                 await self._look_at_reused_overlays(script)
-            with self._phase("switch"):
+            async with self._phase("flush"):
+                await self._flush(script)
+                await self._refuse_moved_devices(before, script)
+            async with self._phase("switch"):
                 self._stop_if_asked()
                 await self.backend.confirm(script, self.receipt)
-                await self._switch(script)
+                await self._switch(before, script)
         except OutcomeUnknown:
+            raise
+        except SnapshotError:
+            # The VM was switched, and has ended.
             raise
         except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001  all of it is undone
             await self._give_up(before, script, err)
         return await self._verify(before, script)
 
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        """Tell the user, and take the time."""
-        self._tell(Phase(name))
+    @asynccontextmanager
+    async def _phase(self, name: str) -> AsyncIterator[None]:
+        """Write it down, tell the user, and take the time."""
         began = time.perf_counter()
+        await self._step(name)
+        self._tell(Phase(name))
         try:
             yield
         finally:
             self.phases.append((name, time.perf_counter() - began))
+
+    async def _step(self, name: str) -> None:
+        """Raises JournalError while it is time to stop; afterwards that is a finding."""
+        if name in _NOTHING_YET:
+            self.record.note(name)
+            return
+        try:
+            await asyncio.to_thread(self.record.step, name)
+        except JournalError as err:
+            if name not in {"verify", "undo"}:
+                raise
+            self.notes.append(str(err))
 
     def _tell(self, phase: Phase) -> None:
         """Call the user's function. What it raises is its own affair and stops nothing."""
@@ -116,23 +201,21 @@ class _Engine:
     def _stop_if_asked(self) -> None:
         if self.handle.cancelled:
             msg = "The run was cancelled before the switch"
-            raise _Cancelled(msg)
+            raise telling.Cancelled(msg)
 
     async def _observe_and_check(self) -> Graph:
         """Refuse a plan that does not match the VM any more, or has problems now."""
-        if not self.plan.ok:
-            raise PlanError(self.plan.refusal(), self.plan.problems)
         targets = self.plan.targets
         reused = [target.file for target in targets if target.mode == "existing"]
-        with self._phase("observe"):
+        async with self._phase("observe"):
             files = [target.file for target in targets]
             graph = await self.backend.observe()
             facts = await self.backend.facts(graph, files, reused, thorough=True)
-        with self._phase("check"):
+        async with self._phase("check"):
             self._refuse_another_vm(facts.graph)
             fresh = self.plan.again(facts)
-            if not fresh.ok:
-                raise PlanError(fresh.refusal(), fresh.problems)
+        if not fresh.ok:
+            raise PlanError(fresh.refusal(), fresh.problems)
         if self.handle.cancelled:
             msg = "The run was cancelled before it began. Nothing was sent."
             raise PlanError(msg)
@@ -167,36 +250,65 @@ class _Engine:
             if wrong := await asyncio.to_thread(compare.header_of, node, overlay, real):
                 raise Refused(wrong, overlay.device)
 
-    async def _switch(self, script: Script) -> None:
+    async def _flush(self, script: Script) -> None:
+        """Wait for the disks' own writing, as long as it takes, unless that is too long."""
+        flush = asyncio.ensure_future(self.backend.flush(script))
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while not (await asyncio.wait([flush], timeout=_POLL_SECONDS))[0]:
+            self._stop_if_asked()
+            if time.monotonic() > deadline:
+                self.notes.append("the disks were still being flushed when they were switched")
+                return
+        flush.result()
+
+    async def _refuse_moved_devices(self, before: Graph, script: Script) -> None:
+        """QEMU would put an overlay on a node whose device has gone meanwhile."""
+        changes = compare.changes(before, await self.backend.observe())
+        for overlay in script.overlays:
+            if change := changes.get(overlay.device):
+                msg = f"the VM has changed since it was checked: {change}"
+                raise Refused(msg, overlay.device)
+
+    async def _switch(self, before: Graph, script: Script) -> None:
         """Send the one command. Raises if no device was switched."""
         began = time.perf_counter()
         try:
             await self.backend.switch(script)
         except Refused as err:
-            raise Refused(str(err), err.device or _blamed(str(err), script)) from err
+            raise Refused(str(err), err.device or telling.blamed(str(err), script)) from err
         except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001  it may have been sent
-            await self._find_out(script, err)
+            await self._find_out(before, script, err)
         else:
             self.switch_seconds = time.perf_counter() - began
 
-    async def _find_out(self, script: Script, cause: BaseException) -> None:
+    async def _find_out(self, before: Graph, script: Script, cause: BaseException) -> None:
         """The reply to the switch never came: look which of the two states it is."""
         try:
             after = await self._look_again()
             moved = self._has_moved(after, script)
         except (Exception, asyncio.CancelledError) as err:
+            if self.backend.gone and offline.can_tell(self.receipt, script.overlays):
+                await self._find_out_offline(before, script)
+                msg = "The VM has ended within the switch; nothing was written to its overlays"
+                raise telling.Ended(msg) from err
             files = ", ".join(overlay.file for overlay in script.overlays)
             msg = (
                 f"The connection was lost during the switch and the VM cannot be looked at: "
-                f"{_ended(_words(err))} All disks have moved to their overlays, or none has. "
-                f"Nothing was removed: keep {files} until the VM has been looked at."
+                f"{telling.ended(telling.words(err))} All disks have moved to their overlays, or "
+                f"none has. Nothing was removed: keep {files} until the VM has been looked at. "
+                f"{telling.recoverable(self.record.number)}"
             )
-            raise OutcomeUnknown(msg) from err
+            raise OutcomeUnknown(msg, self.record.number) from err
         if not moved:
             raise cause
         self.notes.append(
             "the connection was lost during the switch; what is said here was read anew"
         )
+
+    async def _find_out_offline(self, before: Graph, script: Script) -> None:
+        """The VM has ended within the switch. Raises SnapshotError if its guest went on after."""
+        if await asyncio.to_thread(offline.written, self.receipt):
+            self._raise_gone(before, script, "the VM has ended, and its overlays hold data")
 
     def _has_moved(self, after: Graph, script: Script) -> bool:
         """Which of the two states it is. Raises ConnectError if it is not the same VM."""
@@ -210,151 +322,66 @@ class _Engine:
     async def _look_again(self) -> Graph:
         """Observe, over a new connection where the old one has gone. Raises SnapkitError."""
         if self.backend.connected:
-            try:
+            with suppress(LinkLost):
                 return await self.backend.observe()
-            except LinkLost:
-                pass
-        await self.backend.reconnect(_RECONNECT_SECONDS)
+        await self.backend.reconnect(undo.RECONNECT_SECONDS)
         return await self.backend.observe()
 
     async def _verify(self, before: Graph, script: Script) -> Outcome:
         """Observe again; nothing is undone behind the user's back from here on."""
-        with self._phase("verify"):
+        async with self._phase("verify"):
             try:
                 after = await self._look_again()
             except Exception as err:
+                if self.backend.gone:
+                    self._raise_gone(before, script, "the VM has ended since")
                 msg = (
                     "The switch was done, but the VM cannot be looked at: "
-                    f"{_ended(_words(err))} Connect again and look at the layers."
+                    f"{telling.ended(telling.words(err))} Connect again and look at the layers. "
+                    f"{telling.recoverable(self.record.number)}"
                 )
-                raise OutcomeUnknown(msg) from err
-            headers = [await self._header(after, overlay) for overlay in script.overlays]
-            headers += await self._replaced(after, script)
-        outcome = self._outcome(before, after, script, [text for text in headers if text])
-        if not outcome.ok:
-            msg = "The switch was done and nothing was undone, but not all is as it should be:"
-            raise SnapshotError(
-                "\n".join([msg, *(printable(text, _LONGEST) for text in outcome.findings)]), outcome
-            )
-        return outcome
-
-    async def _header(self, after: Graph, overlay: Overlay) -> str:
-        """What is wrong with an overlay's header, read offline or else from the live node."""
-        try:
-            return await self.backend.header(overlay)
-        except Exception as err:  # noqa: BLE001  the switch is done, whatever this look says
-            self.notes.append(f"{overlay.file} was not opened offline: {err}")
-            return compare.header(after, overlay)
-
-    async def _replaced(self, after: Graph, script: Script) -> list[str]:
-        """Which files of the new chains are not those that QEMU has open, in words."""
-        names = {overlay.device for overlay in script.overlays}
-        devices = [device for name, device in after.devices.items() if name in names]
-        paths = {x.file for d in devices for x in d.layers if x.file.startswith("/")}
-        try:
-            files = await self.backend.probe(sorted(paths))
-        except Exception as err:  # noqa: BLE001  the switch is done, whatever this look says
-            self.notes.append(f"the files of the chains were not looked at: {err}")
-            return []
-        found = ((d.name, disk_image.replaced(after, d, files)) for d in devices)
-        return [f"{name}: {words}" for name, texts in found for words in texts]
-
-    def _outcome(self, before: Graph, after: Graph, script: Script, headers: list[str]) -> Outcome:
-        devices = tuple(compare.switched(before, after, o) for o in script.overlays)
-        changes = compare.changes(before, after)
-        asked = {device.device for device in devices}
-        places = zip(devices, script.overlays, strict=True)
-        wrong = [text for d, o in places if (text := compare.misplaced(after, d, o))]
-        wrong += [text for name, text in changes.items() if name not in asked]
-        wrong += headers
-        return Outcome(
-            devices=devices,
-            switched=all(device.ok for device in devices),
+                raise OutcomeUnknown(msg, self.record.number) from err
+            wrong, notes = await verify.verify(self.backend, before, after, script)
+        outcome = Outcome(
+            devices=tuple(compare.switched(before, after, o) for o in script.overlays),
+            switched=True,
             ok=not wrong,
             switch_seconds=self.switch_seconds,
             phases=tuple(self.phases),
-            findings=(*wrong, *self.notes),
+            findings=(*wrong, *self.notes, *notes),
         )
+        if wrong:
+            msg = "The switch was done and nothing was undone, but not all is as it should be:"
+            raise SnapshotError("\n".join([msg, *map(telling.short, outcome.findings)]), outcome)
+        return outcome
 
-    async def _undo(self, cause: BaseException) -> list[str]:
-        """Remove what this run made; say what could not be removed. Raises nothing."""
-        with self._phase("undo"):
-            seconds = _RECONNECT_SECONDS
-            if isinstance(cause, LinkLost) and self.backend.connected:
-                # It is stuck. What it was sent, and has not begun, goes with the connection.
-                await self.backend.close()
-                seconds = _STUCK_SECONDS
-            elif self.backend.connected:
-                remarks = await self._discard()
-                if self.backend.connected:
-                    return remarks
-                seconds = _STUCK_SECONDS
-            return await self._discard_anew(seconds)
-
-    async def _discard_anew(self, seconds: float) -> list[str]:
-        """Discard over a new connection, on which nothing from before is still to be done."""
-        remarks: list[str] = []
-        try:
-            await self.backend.reconnect(seconds)
-        except ConnectError as err:
-            remarks.append(_words(err))
-        return remarks + await self._discard()
-
-    async def _discard(self) -> list[str]:
-        try:
-            return await self.backend.discard(self.receipt)
-        except Exception as err:  # noqa: BLE001  what is left has to be named
-            return [f"the undo failed ({_words(err)}) and may have left {self.receipt}"]
+    def _raise_gone(self, before: Graph, script: Script, why: str) -> NoReturn:
+        """The disks were switched, and there is no VM to look at any more."""
+        files = ", ".join(overlay.file for overlay in script.overlays)
+        msg = (
+            f"The switch was done and nothing was undone, but {why}. "
+            f"Its disks are {files}: start it again from these."
+        )
+        outcome = verify.gone(before, script, why)
+        raise SnapshotError(telling.short(msg), replace(outcome, phases=tuple(self.phases)))
 
     async def _give_up(self, before: Graph, script: Script, cause: BaseException) -> NoReturn:
         """Undo, look, and raise SnapshotError with all that was found."""
-        remarks = await self._undo(cause)
+        async with self._phase("undo"):
+            remarks = await undo.undo(self.backend, self.receipt, cause)
+        self.clean = not remarks
         outcome: Outcome | None = None
         try:
             after = await self.backend.observe()
         except Exception:  # noqa: BLE001  the cause is what has to be told
-            remarks.append("the VM could not be looked at afterwards")
+            if not self.backend.gone:
+                remarks.append("the VM could not be looked at afterwards")
         else:
             remarks += compare.changes(before, after).values()
-            outcome = Outcome(
-                devices=tuple(compare.switched(before, after, o) for o in script.overlays),
-                switched=False,
-                ok=False,
-                phases=tuple(self.phases),
-                findings=tuple(remarks),
-            )
-        raise SnapshotError(printable(_failure(cause, remarks), _LONGEST), outcome) from cause
-
-
-def _blamed(words: str, script: Script) -> str:
-    """Whom the refusal of a whole transaction is about. QEMU never says which action failed."""
-    for overlay in script.overlays:
-        names = (
-            *(overlay.file, overlay.backing_file, overlay.device),
-            *(overlay.base_node, overlay.node, overlay.file_node),
-        )
-        if any(f"'{name}'" in words for name in names if name):
-            return overlay.device
-    devices = [overlay.device for overlay in script.overlays]
-    return devices[0] if len(devices) == 1 else f"one of {', '.join(devices)}"
-
-
-def _failure(cause: BaseException, remarks: list[str]) -> str:
-    if isinstance(cause, _Cancelled):
-        begin = str(cause)
-    else:
-        device = getattr(cause, "device", "")
-        begin = f"The snapshot failed. {f'{device}: ' if device else ''}{_words(cause)}"
-    if not remarks:
-        return (
-            f"{_ended(begin)} Everything was undone: no device was switched, "
-            "and no file of this run is left."
-        )
-    return f"{_ended(begin)} This run switched no device, but: {_ended('; '.join(remarks))}"
-
-
-def _ended(words: str) -> str:
-    return words if words.endswith("?") else f"{words}."
+            found = verify.not_switched(before, after, script, remarks)
+            outcome = replace(found, phases=tuple(self.phases))
+        msg = telling.failure(cause, remarks, self.record.number)
+        raise SnapshotError(telling.short(msg), outcome) from cause
 
 
 def _real(name: str) -> object:
@@ -364,11 +391,3 @@ def _real(name: str) -> object:
     except OSError:
         return posixpath.normpath(name)
     return found.st_dev, found.st_ino
-
-
-def _words(cause: BaseException) -> str:
-    """An error without its full stop; one that is not of snapkit's making with its type."""
-    text = str(cause).rstrip(".")
-    if isinstance(cause, SnapkitError):
-        return text
-    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__

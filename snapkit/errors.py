@@ -62,7 +62,11 @@ class OutcomeUnknown(SnapkitError):
     """The connection went during the switch and nobody could look afterwards.
 
     All disks have moved to their overlays, or none has. Look at the VM before doing
-    anything else.
+    anything else. ``number`` is the journal's, which ``snapkit.recover`` finishes.
     """
 
     exit_code = 3
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number

@@ -257,7 +257,7 @@ class Switched:
 class Outcome:
     """What the live VM says after a run.
 
-    ``switched`` is True when every device is on its overlay, False when none is.
+    ``switched`` says whether the devices were moved to their overlays, all of them or none.
     ``switch_seconds`` is the time of the one command that switched, as this side saw it.
     ``phases`` are (name, seconds) in the order in which they ran. ``findings`` are
     sentences about what was found that should not be so, or could not be looked at.

@@ -14,9 +14,11 @@ from snapkit.model import Outcome
 __all__ = ["PHASES", "Phase", "Progress", "Run"]
 
 PHASES = {
+    "journal": "Writing the plan into the journal",
     "observe": "Reading the block graph",
     "check": "Checking every target again",
     "prepare": "Creating and opening the overlays",
+    "flush": "Writing out what the host's cache holds of the disks",
     "switch": "Switching all devices at one instant",
     "verify": "Looking at what the VM shows now",
     "undo": "Removing what this run made",

@@ -11,8 +11,20 @@ from snapkit.model import Device, Graph, Outcome, Problem
 
 if TYPE_CHECKING:
     from snapkit.backends.base import Event
+    from snapkit.journaling import Entry
+    from snapkit.recovery import Recovered
 
-__all__ = ["checks", "devices", "events", "layers", "outcome", "plan", "stats"]
+__all__ = [
+    "checks",
+    "devices",
+    "events",
+    "journal",
+    "layers",
+    "outcome",
+    "plan",
+    "recovered",
+    "stats",
+]
 
 _COUNTERS = ("rd_bytes", "wr_bytes", "rd_ops", "wr_ops")
 _DEVICE_COLUMNS = (
@@ -31,6 +43,9 @@ _LAYER_COLUMNS = (
 )
 _PLAN_COLUMNS = "node file_before snapshot_file format mode overlay_node ok problems".split()
 _OUTCOME_COLUMNS = "file_before file_after depth_before depth_after ok".split()
+
+_JOURNAL_COLUMNS = "started ended uri domain vm devices engine state files message".split()
+_RECOVERED_COLUMNS = "uri domain vm state found done".split()
 
 
 def devices(graph: Graph) -> pd.DataFrame:
@@ -120,6 +135,36 @@ def checks(
     return _frame(list(targets), "device", rows, list(names))
 
 
+def journal(entries: Iterable[Entry]) -> pd.DataFrame:
+    """A row a run, oldest first. Times are UTC."""
+    entries = list(entries)
+    rows = [_entry_row(entry) for entry in entries]
+    frame = _frame([entry.number for entry in entries], "number", rows, _JOURNAL_COLUMNS)
+    return frame.astype(dict.fromkeys(("started", "ended"), "datetime64[us, UTC]"))
+
+
+def _entry_row(entry: Entry) -> dict[str, Any]:
+    start = entry.start
+    return {
+        "started": entry.started,
+        "ended": entry.ended,
+        "uri": start.uri,
+        "domain": start.domain,
+        "vm": start.vm,
+        "devices": ", ".join(overlay.device for overlay in start.overlays),
+        "engine": start.engine,
+        "state": entry.state,
+        "files": ", ".join(overlay.file for overlay in start.overlays),
+        "message": entry.message,
+    }
+
+
+def recovered(found: Sequence[Recovered]) -> pd.DataFrame:
+    """A row a run that was looked at: what was found, and what was done."""
+    rows = [{name: getattr(one, name) for name in _RECOVERED_COLUMNS} for one in found]
+    return _frame([one.number for one in found], "number", rows, _RECOVERED_COLUMNS)
+
+
 def problems(found: Sequence[Problem]) -> pd.DataFrame:
     """A row a problem."""
     columns = ["device", "check", "severity", "message", "remedy"]
@@ -134,10 +179,14 @@ def outcome(found: Outcome) -> pd.DataFrame:
 
 
 def _frame(
-    index: Sequence[str], name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+    index: Sequence[str] | Sequence[int],
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
 ) -> pd.DataFrame:
     """A table with fixed columns, also when there is no row."""
-    labels = pd.Index(list(index), name=name, dtype="str")
+    kind = "int64" if name == "number" else "str"
+    labels = pd.Index(list(index), name=name, dtype=kind)
     return pd.DataFrame([dict(row) for row in rows], index=labels, columns=pd.Index(columns))
 
 

@@ -21,6 +21,10 @@ from typing import Any, Self
 import pytest
 
 import snapkit
+
+# The table of faults ends a run. With xdist, of all conftest files only this one and the
+# root's are read where it is printed.
+from tests.faults.matrix import pytest_terminal_summary  # noqa: F401
 from tests.recorder import Recorder
 
 SECONDS = 20.0
@@ -37,6 +41,14 @@ def _tools() -> None:
     if missing:
         packages = "qemu-system-x86 qemu-utils qemu-system-common"
         pytest.fail(f"missing: {', '.join(missing)}; run: apt-get install {packages}")
+
+
+@pytest.fixture(autouse=True)
+def journal_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a journal of its own, and the user's is left alone."""
+    path = tmp_path / "state" / "journal.sqlite"
+    monkeypatch.setenv("SNAPKIT_JOURNAL", str(path))
+    return path
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
@@ -224,6 +236,12 @@ def blockdev(node: str, file: Path | str, driver: str = "qcow2", **options: str)
         "--blockdev",
         f"driver={driver},node-name={node},file.driver=file,file.filename={name}{rest}",
     )
+
+
+def forget_backing_format(overlay: str) -> None:
+    """Give the header's extension a number that nobody knows, as an old qemu-img left it out."""
+    header = Path(overlay).read_bytes()
+    Path(overlay).write_bytes(header.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78", 1))
 
 
 def chain_of(path: Path | str) -> list[dict[str, Any]]:

@@ -13,12 +13,14 @@ NOBODY = 65534
 
 # Everything is loaded first: what root installed, an ordinary user may not be able to read.
 BEGINNING = """
-import os, sys
+import os, sys, tempfile
 import pandas, snapkit, snapkit.plan, snapkit.tables, snapkit.vm, snapkit.backends.qmp
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
+place = tempfile.TemporaryDirectory(prefix="snapkit-journal-")
+os.environ["SNAPKIT_JOURNAL"] = f"{place.name}/journal.sqlite"
 """
 
 

@@ -8,13 +8,13 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import snapkit
-from snapkit import engine as engine_module
-from snapkit.backends import files, processes
+from snapkit import undo
+from snapkit.backends import claims, processes
+from snapkit.backends.base import MadeFile
 from snapkit.backends.qmp import QmpBackend
 from tests.conftest import Process, StartQemu, create_image, digest, wait_until
 from tests.outside import drives, graph, overlays, state
@@ -38,15 +38,15 @@ def test_a_file_that_is_renamed_onto_a_claimed_name_is_left_as_it_is(
     theirs.write_text("precious")
     targets = overlays(qemu.directory, 3)
     place, before = Path(targets["drive1"]), graph(qemu)
-    claim = files.claim
+    take = claims.Claim.take
 
-    def claim_too_late(path: str, *options: Any) -> Any:
-        made = claim(path, *options)
-        if path == str(place):
+    def take_too_early(claim: claims.Claim) -> MadeFile:
+        made = take(claim)
+        if made.path == str(place):
             theirs.rename(place)
         return made
 
-    monkeypatch.setattr(files, "claim", claim_too_late)
+    monkeypatch.setattr(claims.Claim, "take", take_too_early)
     with snapkit.connect(qemu.uri) as vm, pytest.raises(snapkit.SnapshotError) as caught:
         vm.snapshot(targets, engine=engine)
     assert f"drive1: {place} is no longer the file that was made for this run" in str(caught.value)
@@ -116,7 +116,8 @@ def test_a_lower_layer_that_was_replaced_is_refused_too(qemu: Process) -> None:
         image = qemu.directory / "disk0.qcow2"
         image.rename(qemu.directory / "moved.qcow2")
         create_image(image, "1M")
-        (problem,) = vm.plan({"drive0": str(qemu.directory / "two.snap")}).problems
+        problems = vm.plan({"drive0": str(qemu.directory / "two.snap")}).problems
+    (problem,) = (each for each in problems if each.severity == "error")
     assert problem.check == "image"
     assert str(image) in problem.message
 
@@ -237,7 +238,7 @@ def test_what_a_qemu_that_stays_stuck_may_have_left_is_named(
     qemu: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(QmpBackend, "read_seconds", 0.5)
-    monkeypatch.setattr(engine_module, "_STUCK_SECONDS", 0.5)
+    monkeypatch.setattr(undo, "STUCK_SECONDS", 0.5)
     stuck: Callable[[str], None] = Stuck(qemu)
     targets = overlays(qemu.directory, 1)
     with snapkit.connect(qemu.uri) as vm, pytest.raises(snapkit.SnapshotError) as caught:
@@ -255,7 +256,7 @@ def test_what_a_qemu_that_stays_stuck_may_have_left_is_named(
 def test_a_qemu_that_has_ended_is_not_waited_for(
     qemu: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "_RECONNECT_SECONDS", 3600.0)
+    monkeypatch.setattr(undo, "RECONNECT_SECONDS", 3600.0)
     targets = overlays(qemu.directory, 2)
     images = {image: digest(image) for image in qemu.directory.glob("*.qcow2")}
 

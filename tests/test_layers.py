@@ -16,7 +16,9 @@ PURE = {
     *(
         "model",
         "naming",
-        "checks",
+        *("checks", "checks.registry", "checks.asked", "checks.chain", "checks.devices"),
+        *("checks.place", "checks.rest", "checks.reused", "checks.room"),
+        *("eligible", "node_names", "order", "paths", "space"),
         "reuse",
         "plan",
         "facts",
@@ -24,6 +26,7 @@ PURE = {
         "request",
         "compare",
         "disk_image",
+        *("masking", "telling"),
         "printable",
     ),
     "printable",

@@ -123,9 +123,9 @@ def test_a_device_may_be_named_by_its_node(
 def test_a_plan_shows_itself_in_one_line_and_as_html(
     vm: snapkit.VirtualMachine, directory: Path
 ) -> None:
-    good, bad = vm.plan(["drive0"]), vm.plan({"drive0": ""})
-    assert repr(good) == "<Plan: drive0; ok; 0 problems>"
-    assert repr(bad) == "<Plan: drive0; refused; 1 problem>"
+    good, bad = vm.plan(["drive0", "drive1"]), vm.plan({"drive0": ""})
+    assert repr(good) == "<Plan: drive0, drive1; ok; 0 problems>"
+    assert repr(bad) == "<Plan: drive0; refused; 1 problem, 1 warning>"
     assert "<table" in good._repr_html_()
     assert "no snapshot file is given" in bad._repr_html_()
     assert repr(vm.plan({})) == "<Plan: nothing; refused; 1 problem>"
@@ -149,7 +149,7 @@ def test_snapshot_plans_and_runs(vm: snapkit.VirtualMachine, directory: Path) ->
     targets = {"drive0": directory / "a.snap"}
     outcome = vm.snapshot(targets, format="qed", engine="classic", progress=told.append)
     assert outcome.ok
-    assert told[0] == "observe"
+    assert told[0] == "journal"
     assert str(outcome) == "1 disk switched at one instant"
     with pytest.raises(snapkit.PlanError, match="already exists"):
         vm.snapshot({"drive1": str(directory / "a.snap")})

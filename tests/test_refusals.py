@@ -15,7 +15,7 @@ import pytest
 
 import snapkit
 from snapkit.printable import printable
-from tests.conftest import Process, create_image, qemu_img
+from tests.conftest import Process, create_image, forget_backing_format, qemu_img
 from tests.outside import drives, graph, overlays, state
 from tests.recorder import Recorder
 from tests.wire import changes
@@ -207,15 +207,15 @@ def test_a_misspelt_device_is_told_what_may_have_been_meant(house: House, room: 
     assert plan.problems[0].remedy == "Did you mean drive2?"
 
 
-@pytest.mark.parametrize("name", ["empty", "raw0"])
+@pytest.mark.parametrize(("name", "check"), [("empty", "empty"), ("raw0", "protocol")])
 def test_what_must_not_be_snapshotted_is_refused_with_its_reason(
-    house: House, room: Path, name: str
+    house: House, room: Path, name: str, check: str
 ) -> None:
-    plan = refused(house, {**overlays(room, 2), name: str(room / "x")}, name, "snapshotable")
+    plan = refused(house, {**overlays(room, 2), name: str(room / "x")}, name, check)
     with house.connect() as vm:
         why = vm.devices().loc[name, "why_not"]
     assert why
-    assert str(why) in next(p.message for p in plan.problems if p.check == "snapshotable")
+    assert str(why) in next(p.message for p in plan.problems if p.check == check)
 
 
 def test_a_node_below_a_device_is_refused_and_the_device_is_named(house: House, room: Path) -> None:
@@ -282,12 +282,6 @@ def test_an_existing_overlay_that_does_not_fit_is_refused(
     bad = {"file": str(room / "x"), "mode": "existing"}
     plan = refused(house, {**overlays(room, 2), "drive2": bad}, "drive2", UNFIT[why], engine=engine)
     only(plan, "drive2")
-
-
-def forget_backing_format(overlay: str) -> None:
-    """Give the header's extension a number that nobody knows, as an old qemu-img left it out."""
-    header = Path(overlay).read_bytes()
-    Path(overlay).write_bytes(header.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78", 1))
 
 
 def test_an_existing_overlay_over_raw_must_say_so(start_in: Callable[..., Process]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,11 @@ def test_a_locked_overlay_is_left_as_it_is(qemu: Process, engine: str) -> None:
         base = str(qemu.directory / f"disk{number}.qcow2")
         create_image(overlay, backing=base, backing_format="qcow2")
     before = state(qemu)
-    with locked(qemu.directory, targets["drive1"]):
-        where = "drive1" if engine == "prepared" else "one of drive0, drive1, drive2"
-        error = fails(qemu, targets, where, engine=engine, mode="existing")
+    where = "drive1" if engine == "prepared" else "one of drive0, drive1, drive2"
+    with ExitStack() as later:
+        # After the check, which would have refused the plan.
+        lock = At("prepare", lambda: later.enter_context(locked(qemu.directory, targets["drive1"])))
+        error = fails(qemu, targets, where, lock, engine=engine, mode="existing")
     everything_undone(error)
     assert "lock" in str(error)
     assert state(qemu) == before
@@ -188,7 +191,7 @@ def test_a_qemu_that_may_not_write_somewhere_says_for_which_device(
     """Nobody could look beforehand: QEMU's files are said to be elsewhere."""
     if os.geteuid() == 0:
         # Not even root may create a file there.
-        place = Path("/proc/self")
+        place = Path(f"/proc/{os.getpid()}")
     else:
         place = qemu.directory / "closed"
         place.mkdir(mode=0o555)

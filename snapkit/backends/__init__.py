@@ -11,7 +11,7 @@ from snapkit import address
 from snapkit.backends.base import Backend
 from snapkit.errors import ConnectError
 
-__all__ = ["open_backend"]
+__all__ = ["find_open", "open_backend"]
 
 
 async def open_backend(
@@ -35,3 +35,12 @@ async def open_backend(
     from snapkit.backends.qmp import QmpBackend
 
     return await QmpBackend.open(where, timeout=timeout, local=local)
+
+
+def find_open(uri: str, domain: str | None) -> Backend | None:
+    """A connection that this process has to that VM already; None if there is none."""
+    if domain is not None:
+        return None
+    from snapkit.backends.qmp import QmpBackend
+
+    return next((backend for backend in QmpBackend.opened() if backend.uri == uri), None)

@@ -6,7 +6,7 @@ does not decide anything: checks, plans, the order of the steps and the undo are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -46,22 +46,45 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class MadeFile:
-    """A file that a run made. It is removed only while ``identity`` still matches.
+    """A file that a run made. It is removed only while it is still that very file.
 
-    ``identity`` is (device, inode); None where QEMU made the file out of our sight.
+    ``identity`` is (device, inode); None where QEMU makes the file out of our sight. ``born``
+    is when it was made, ``modified`` when it was last written to, both in nanoseconds, and
+    ``size`` is in bytes; None where that is not known.
     """
 
     path: str
     identity: tuple[int, int] | None
+    born: int | None = None
+    size: int | None = None
+    modified: int | None = None
+
+
+async def _nowhere(_: Receipt) -> None:
+    """Nobody writes it down."""
 
 
 @dataclass
 class Receipt:
-    """What a run has made so far, filled in as it is made, so that undo always knows."""
+    """What a run has made so far, filled in as it is made, so that undo always knows.
+
+    ``reused`` are overlays that were there before, which are never removed. ``keep`` writes it
+    down. ``prepared`` says that all of it was made, and measured.
+    """
 
     files: list[MadeFile] = field(default_factory=list)
+    reused: list[MadeFile] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
+    prepared: bool = False
+    keep: Callable[[Receipt], Awaitable[None]] = _nowhere
+
+    async def save(self) -> None:
+        """Have it written down. Called before a file gets its name, and when all is made."""
+        await self.keep(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.nodes or self.jobs)
 
     def __str__(self) -> str:
         files = [f"the file {made.path}" for made in self.files]
@@ -105,6 +128,14 @@ class Backend(Protocol):
     def connected(self) -> bool:
         """Whether the connection stands."""
 
+    @property
+    def instance(self) -> str:
+        """What tells this VM's process from every other; empty if that is not known."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is known that the VM has ended."""
+
     async def observe(self) -> Graph:
         """One consistent reading of the block graph."""
 
@@ -136,11 +167,23 @@ class Backend(Protocol):
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
 
+    async def flush(self, script: Script) -> None:
+        """Write out what the host's cache holds of the disks, outside of the guest's way.
+
+        Then the switch, which flushes every disk while the guest waits, finds little to do.
+        """
+
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""
 
     async def switch(self, script: Script) -> None:
         """Send ``script.switch``. Raises Refused (nothing moved) or LinkLost (unknown)."""
+
+    async def leftovers(self, overlays: Sequence[Overlay], receipt: Receipt) -> Receipt:
+        """What there still is of what an earlier run made, as far as that can be proved.
+
+        Raises Refused or ConnectError.
+        """
 
     async def discard(self, receipt: Receipt) -> list[str]:
         """Remove what the receipt names and nobody uses; say what could not be removed.
@@ -149,10 +192,10 @@ class Backend(Protocol):
         closed: what waits in it to be carried out goes with it.
         """
 
-    async def header(self, overlay: Overlay) -> str:
-        """Open the overlay's chain offline; say what is wrong with it, or nothing.
+    async def headers(self, overlays: Sequence[Overlay]) -> list[str | Unseen]:
+        """Open each overlay's chain offline; say what is wrong with it, or nothing.
 
-        Raises Unseen where that cannot be done.
+        Unseen says why a chain could not be opened from here.
         """
 
     async def reconnect(self, timeout: float) -> None:

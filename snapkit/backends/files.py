@@ -1,8 +1,4 @@
-"""Image files on this host: look at them, claim them, remove what was claimed.
-
-Nothing here opens an existing image for writing. A file is removed only while it is still
-the very inode that was made.
-"""
+"""Image files on this host, looked at. Nothing here opens an image for writing."""
 
 from __future__ import annotations
 
@@ -10,31 +6,28 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from snapkit.backends.base import MadeFile, Refused
+from snapkit.backends import locks
 from snapkit.facts import FileFacts, ImageFacts
 from snapkit.model import FORMATS
 
 __all__ = [
+    "Looker",
     "Owner",
     "chain",
-    "claim",
-    "identity",
+    "flush",
     "image",
     "is_held",
-    "is_ours",
     "is_shared",
     "look",
-    "mode_over",
-    "remove",
 ]
 
 _QEMU_IMG_SECONDS = 30
-_WIDEST = 0o644
-"""The permission bits that an overlay has at most."""
+_CHECKED = (2, 3)
+"""How ``qemu-img check`` ends when it has found damage, or clusters that nothing refers to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,31 +57,95 @@ class Owner:
         return granted & wanted == wanted
 
 
+@dataclass(frozen=True, slots=True)
+class _Directory:
+    """A directory of which several paths are asked: what is the same for all of them."""
+
+    real_path: str
+    status: os.stat_result | None
+    writable: bool | None
+    space: os.statvfs_result | None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is one."""
+        return self.status is not None and stat.S_ISDIR(self.status.st_mode)
+
+    def free_bytes(self, owner: Owner | None) -> int | None:
+        """What is left for QEMU's user. Some of it is reserved for root; no size: no limit."""
+        if self.space is None or not self.space.f_blocks:
+            return None
+        is_root = owner is not None and owner.uid == 0 and owner.all_powerful
+        return self.space.f_frsize * (self.space.f_bfree if is_root else self.space.f_bavail)
+
+
+class Looker:
+    """Looks at many paths for QEMU's user, and at the directory of several only once."""
+
+    def __init__(self, owner: Owner | None) -> None:
+        self._owner = owner
+        self._directories: dict[str, _Directory] = {}
+
+    def look(self, path: str, *, header: bool = False) -> FileFacts:
+        """What is at a path. With ``header``, also what ``qemu-img`` reads there, and locks."""
+        owner = self._owner
+        try:
+            status = _status(path)
+            above = self._directory(os.path.dirname(path))
+        except PermissionError:
+            # Another user, as whom QEMU runs, may see there what we may not.
+            same = owner is not None and owner.is_us
+            return FileFacts(path, known=same, reachable=not same)
+        kind = _kind(status)
+        real_path = self._real_path(path, above)
+        # Where a link leads out of its directory, the image takes its room there.
+        place = above if status is None else self._directory(os.path.dirname(real_path))
+        is_image = header and kind in {"file", "device"}
+        return FileFacts(
+            path=path,
+            known=True,
+            exists=status is not None or os.path.lexists(path),
+            kind=kind,
+            real_path=real_path,
+            identity=(status.st_dev, status.st_ino) if status else None,
+            directory_exists=above.exists,
+            directory_writable=above.writable if above.exists else None,
+            read_only_file_system=bool(above.space and above.space.f_flag & os.ST_RDONLY),
+            writable=_writable(path, status, owner, 6),
+            locked=locks.is_locked(path) if is_image else None,
+            file_system=place.status.st_dev if place.status and place.exists else None,
+            free_bytes=place.free_bytes(owner),
+            allocated_bytes=status.st_blocks * 512 if status else None,
+            image=image(path) if is_image else None,
+        )
+
+    def _directory(self, path: str) -> _Directory:
+        """Raises PermissionError where we may not look."""
+        if path not in self._directories:
+            self._directories[path] = self._look_at_directory(path)
+        return self._directories[path]
+
+    def _look_at_directory(self, path: str) -> _Directory:
+        status = _status(path)
+        return _Directory(
+            real_path=os.path.realpath(path),
+            status=status,
+            writable=_writable(path, status, self._owner, 3),
+            space=_space(path),
+        )
+
+    @staticmethod
+    def _real_path(path: str, above: _Directory) -> str:
+        """Without looking at every directory above again, where the last part is no link."""
+        name = os.path.basename(path)
+        if name in {"", ".", ".."} or os.path.islink(path):
+            return os.path.realpath(path)
+        return os.path.join(above.real_path, name)
+
+
 def look(path: str, owner: Owner | None, *, header: bool = False) -> FileFacts:
     """What is at a path, for QEMU's user. With ``header``, also what ``qemu-img`` reads there."""
-    directory = os.path.dirname(path)
-    try:
-        status = _status(path)
-        above = _status(directory)
-    except PermissionError:
-        # Another user, as whom QEMU runs, may see there what we may not.
-        same = owner is not None and owner.is_us
-        return FileFacts(path, known=same, reachable=not same)
-    is_directory = above is not None and stat.S_ISDIR(above.st_mode)
-    kind = _kind(status)
-    return FileFacts(
-        path=path,
-        known=True,
-        exists=status is not None or os.path.lexists(path),
-        kind=kind,
-        real_path=os.path.realpath(path),
-        identity=(status.st_dev, status.st_ino) if status else None,
-        directory_exists=is_directory,
-        directory_writable=_writable(directory, above, owner, 3) if is_directory else None,
-        read_only_file_system=is_directory and _on_read_only(directory),
-        writable=_writable(path, status, owner, 6),
-        image=image(path) if header and kind in {"file", "device"} else None,
-    )
+    return Looker(owner).look(path, header=header)
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -101,11 +158,11 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-def _on_read_only(directory: str) -> bool:
+def _space(directory: str) -> os.statvfs_result | None:
     try:
-        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+        return os.statvfs(directory)
     except OSError:
-        return False
+        return None
 
 
 def _kind(status: os.stat_result | None) -> Literal["", "file", "directory", "device", "other"]:
@@ -152,6 +209,7 @@ def image(path: str) -> ImageFacts | None:
         backing_format=answer.get("backing-filename-format"),
         full_backing_file=answer.get("full-backing-filename"),
         allocated_clusters=_allocated(path, answer.get("format", "")),
+        cluster_size=answer.get("cluster-size"),
     )
 
 
@@ -159,7 +217,8 @@ def _allocated(path: str, format: str) -> int | None:  # noqa: A002  QEMU's word
     """How many clusters an image holds itself; None where its format does not tell."""
     if format not in FORMATS:
         return None
-    answer = _qemu_img(["check", "--force-share", "--output=json", "-f", format, path])
+    arguments = ["check", "--force-share", "--output=json", "-f", format, path]
+    answer = _qemu_img(arguments, {0, *_CHECKED})
     return answer.get("allocated-clusters", 0) if isinstance(answer, dict) else None
 
 
@@ -176,7 +235,7 @@ def chain(path: str, format: str) -> list[tuple[str, str]] | str | None:  # noqa
     return [(layer["filename"], layer["format"]) for layer in answer]
 
 
-def _qemu_img(arguments: list[str]) -> Any:
+def _qemu_img(arguments: list[str], done_with: Collection[int] = (0,)) -> Any:
     """qemu-img's answer, parsed; its complaint as text; None if it is not installed."""
     try:
         done = subprocess.run(
@@ -189,51 +248,9 @@ def _qemu_img(arguments: list[str]) -> Any:
         return None
     except subprocess.TimeoutExpired:
         return f"qemu-img did not answer within {_QEMU_IMG_SECONDS} s"
-    if done.returncode:
+    if done.returncode not in done_with:
         return done.stderr.decode(errors="replace").strip().removeprefix("qemu-img: ")
     return json.loads(done.stdout.decode(errors="surrogateescape"))
-
-
-def claim(path: str, owner: Owner | None, mode: int = _WIDEST) -> MadeFile | None:
-    """Make an empty file for QEMU to fill, where nothing was before.
-
-    ``mode`` are its permission bits. Returns None where QEMU's user could not write to a file
-    of ours: then QEMU has to make it. Raises Refused when something is there, or the file
-    cannot be made.
-    """
-    if not _can_make_for(owner):
-        if os.path.lexists(path):
-            raise Refused(_taken(path))
-        return None
-    try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, mode)
-    except FileExistsError:
-        raise Refused(_taken(path)) from None
-    except OSError as err:
-        msg = f"{path} cannot be created: {err.strerror}"
-        raise Refused(msg) from err
-    try:
-        if owner is not None and owner.uid != os.geteuid() and not owner.all_powerful:
-            os.fchown(handle, owner.uid, owner.gid)
-        status = os.fstat(handle)
-    except OSError as err:
-        os.unlink(path)
-        msg = f"{path} cannot be given to QEMU's user: {err.strerror}"
-        raise Refused(msg) from err
-    finally:
-        os.close(handle)
-    return MadeFile(path, (status.st_dev, status.st_ino))
-
-
-def mode_over(image: str) -> int:
-    """The permission bits of an overlay: it is no more open than its image, or than 0644.
-
-    An image that is no file of this host, or cannot be looked at, says nothing.
-    """
-    try:
-        return os.stat(image).st_mode & 0o044 | 0o600
-    except (OSError, ValueError):
-        return _WIDEST
 
 
 def is_shared(directory: str, pid: int) -> bool | None:
@@ -252,28 +269,6 @@ def is_shared(directory: str, pid: int) -> bool | None:
     return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
 
 
-def _can_make_for(owner: Owner | None) -> bool:
-    return owner is None or owner.is_us or owner.all_powerful or os.geteuid() == 0
-
-
-def _taken(path: str) -> str:
-    return f"{path} already exists, and QEMU would overwrite it"
-
-
-def identity(path: str) -> tuple[int, int] | None:
-    """The device and inode of what is at a path, symbolic links not followed."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def is_ours(made: MadeFile) -> bool:
-    """Whether the file that was made is still the one under its name, as far as is known."""
-    return made.identity is None or identity(made.path) == made.identity
-
-
 def is_held(facts: FileFacts, held: Collection[tuple[int, int]] | None) -> bool | None:
     """Whether what is at a path is among the files that a process holds open.
 
@@ -283,26 +278,17 @@ def is_held(facts: FileFacts, held: Collection[tuple[int, int]] | None) -> bool 
     return None if held is None or not seen else facts.identity in held
 
 
-def remove(made: MadeFile, in_use: Iterable[tuple[int, int]]) -> str:
-    """Remove a file that we made; say why not, or nothing.
-
-    A file is left alone when it is no longer ours, or when a chain of the VM holds it.
-    """
+def flush(path: str) -> None:
+    """Write out what this host's cache holds of a file (``fdatasync(2)``), if it may be read."""
     try:
-        status = os.lstat(made.path)
-    except FileNotFoundError:
-        return ""
-    except OSError as err:
-        return f"{made.path} could not be looked at: {err.strerror}"
-    found = status.st_dev, status.st_ino
-    if made.identity is None:
-        return f"{made.path} may be a left-over of QEMU's making: look at it and remove it"
-    if found != made.identity or not stat.S_ISREG(status.st_mode):
-        return f"{made.path} is no longer the file that was made for this run, and was left alone"
-    if found in in_use:
-        return f"{made.path} is in use by the VM, and was left alone"
+        # A pipe would wait for its other end.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return
     try:
-        os.unlink(made.path)
-    except OSError as err:
-        return f"{made.path} could not be removed: {err.strerror}"
-    return ""
+        os.fdatasync(handle)
+    except OSError:
+        # What it has to tell about the disk, QEMU will be told by its own flush.
+        return
+    finally:
+        os.close(handle)

@@ -14,18 +14,22 @@ from dataclasses import dataclass
 from snapkit.address import TcpAddress, UnixAddress
 from snapkit.backends import host
 from snapkit.backends.files import Owner
-from snapkit.backends.processes import identity
+from snapkit.backends.processes import identity, instance
 
 __all__ = ["ELSEWHERE", "Place", "find", "listener"]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where QEMU is. ``why`` says in one sentence how ``local`` is known."""
+    """Where QEMU is. ``why`` says in one sentence how ``local`` is known.
+
+    ``instance`` tells its process from every other; empty where it is not one of this host.
+    """
 
     local: bool
     why: str
     pid: int | None = None
+    instance: str = ""
     owner: Owner | None = None
     user: str = ""
     directory: str = ""
@@ -48,13 +52,15 @@ def find(
         local, why = _proof(pid, process.cwd, images)
     else:
         local, why = overrule, _OVERRULED
+    known = instance(pid)
     if not local:
-        return Place(local=False, why=why, pid=pid)
+        return Place(local=False, why=why, pid=pid, instance=known)
     user = host.user_name(process.uid)
     return Place(
         local=True,
         why=why,
         pid=pid,
+        instance=known,
         owner=_owner(process),
         user=user,
         directory=process.cwd or "",

@@ -14,10 +14,13 @@ from snapkit.backends.qemu_args import guest_name, split_program
 __all__ = [
     "Process",
     "command_line",
+    "descriptors",
     "environment",
     "has_ended",
     "has_open",
     "identity",
+    "instance",
+    "is_gone",
     "link",
     "open_files",
     "pids",
@@ -79,6 +82,23 @@ def open_files(pid: int) -> frozenset[tuple[int, int]] | None:
     return frozenset(found for found in map(identity, files) if found)
 
 
+def descriptors(pid: int) -> tuple[int | None, int | None]:
+    """How many files a process may have open, and how many it has. None: not readable.
+
+    No limit is None too.
+    """
+    names = _descriptors(pid)
+    used = None if names is None else len(names)
+    try:
+        with open(f"/proc/{pid}/limits", errors="replace") as file:
+            limits = [line.split() for line in file if line.startswith("Max open files")]
+    except OSError:
+        return None, used
+    # The name has three words; then come the soft limit, which counts, and the hard one.
+    soft = limits[0][3] if limits else ""
+    return (int(soft) if soft.isdecimal() else None), used
+
+
 def has_open(pid: int, path: str) -> bool | None:
     """Whether a process holds this very file open, by whatever name it opened it.
 
@@ -91,6 +111,52 @@ def has_open(pid: int, path: str) -> bool | None:
 def has_ended(pid: int) -> bool:
     """Whether a process that was seen before is no more, or only waits to be forgotten."""
     return _status(pid).get("State", "X")[:1] in {"X", "Z"}
+
+
+def instance(pid: int) -> str:
+    """What tells a process from every other that had or will have its number, on any host.
+
+    Machine, boot, pid namespace, pid, and when it started, in the kernel's ticks. Empty if it
+    cannot be read.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as file:
+            # The name in parentheses may hold anything; what is behind it are numbers.
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "/".join((*_here(), str(pid), fields[19]))
+
+
+def is_gone(known: str) -> bool:
+    """Whether the process of an ``instance`` has ended.
+
+    False where that is not known, as of a process of another host or container.
+    """
+    if not known:
+        return False
+    machine, boot, namespace, pid, _ = known.split("/")
+    here = _here()
+    if boot != here[1]:
+        # The same machine has been started anew since; of another one nothing is known.
+        return bool(machine) and machine == here[0]
+    if namespace != here[2]:
+        return False
+    return has_ended(int(pid)) or instance(int(pid)) != known
+
+
+def _here() -> tuple[str, str, str]:
+    """This machine, its boot, and the pid namespace; each empty where it has no name."""
+    namespace = link("/proc/self/ns/pid") or ""
+    return _line("/etc/machine-id"), _line("/proc/sys/kernel/random/boot_id"), namespace
+
+
+def _line(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.readline().strip()
+    except OSError:
+        return ""
 
 
 def same_mounts(pid: int) -> bool | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import json
 import logging
 import os
 import socket
@@ -12,7 +11,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import qemu.qmp as protocol
@@ -21,10 +19,21 @@ from qemu.qmp.message import DeserializationError, UnexpectedTypeError
 
 from snapkit import loop
 from snapkit.address import TcpAddress, UnixAddress
-from snapkit.backends import files, locality, processes, qmp_reader, qmp_script, qmp_socket
-from snapkit.backends.base import Event, LinkLost, Receipt, Refused
+from snapkit.backends import (
+    files,
+    locality,
+    processes,
+    qmp_facts,
+    qmp_greeting,
+    qmp_json,
+    qmp_reader,
+    qmp_script,
+    qmp_socket,
+)
+from snapkit.backends.base import Event, LinkLost, Receipt, Refused, Unseen
 from snapkit.backends.event_log import EventLog
-from snapkit.backends.qmp_json import Malformed, number, record, rows, text
+from snapkit.backends.qmp_jobs import JobWatch
+from snapkit.backends.qmp_json import Malformed
 from snapkit.backends.qmp_overlays import Overlays
 from snapkit.errors import ConnectError
 from snapkit.facts import Facts, FileFacts
@@ -66,7 +75,7 @@ class QmpBackend:
         self.name = ""
         self.version = ""
         self.place = locality.ELSEWHERE
-        self.job_changed = asyncio.Event()
+        self.job_watch = JobWatch()
         self.reading = asyncio.Lock()
         self._commands: frozenset[str] = frozenset()
         self._pid = os.getpid()
@@ -106,6 +115,11 @@ class QmpBackend:
             raise
         return backend
 
+    @staticmethod
+    def opened() -> list[QmpBackend]:
+        """Those of this process that are connected."""
+        return [backend for backend in tuple(_open) if backend.connected]
+
     @property
     def local(self) -> bool:
         """Whether QEMU's files are this host's."""
@@ -125,6 +139,16 @@ class QmpBackend:
         return client.runstate is protocol.Runstate.RUNNING
 
     @property
+    def instance(self) -> str:
+        """What tells this VM's process from every other; empty if that is not known."""
+        return self.place.instance
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is known that the VM has ended."""
+        return processes.is_gone(self.place.instance)
+
+    @property
     def _where(self) -> str:
         """The endpoint, fit for a message."""
         return printable(self.uri)
@@ -137,29 +161,23 @@ class QmpBackend:
         client.events.event_filter = lambda message: bool((to := hear()) and to(message))
         self._socket = await qmp_socket.establish(client, self.address, timeout)
         self._client, self._pid = client, os.getpid()
-        self.job_changed = asyncio.Event()
+        self.job_watch = JobWatch()
         _keep(client, self._socket)
         # A VM that is thrown away without being closed would keep its monitor busy.
         weakref.finalize(self, _hang_up_soon, client, self._socket, self._pid).atexit = False
 
     def _hear(self, message: Message) -> bool:
         if self._events.add(message, len(bytes(message))) == "JOB_STATUS_CHANGE":
-            self.job_changed.set()
+            self.job_watch.tell(message.get("data"))
         return False
 
     async def _introduce(self, *, local: bool | None) -> None:
         """Learn what is at the other end: commands, version, name, and whose files."""
         try:
-            listed = rows(await self.execute("query-commands"), "query-commands")
-            self._commands = frozenset(text(row, "name") for row in listed)
-            told = record(await self.execute("query-version"), "query-version")
-            version = record(told.get("qemu"), "query-version")
-            self.version = ".".join(str(number(version, x)) for x in ("major", "minor", "micro"))
-            if "query-name" in self._commands:
-                name = record(await self.execute("query-name"), "query-name")
-                self.name = text(name, "name", "")
+            told = await qmp_greeting.ask(self.execute)
         except Malformed as err:
             raise self._not_qmp(err) from None
+        self.name, self.version, self._commands = told.name, told.version, told.commands
         if not self._commands >= qmp_reader.NEEDED:
             msg = f"{self._where}: QEMU {self.version} is too old to show its block graph: 5.0 can"
             raise ConnectError(msg)
@@ -185,14 +203,13 @@ class QmpBackend:
             try:
                 await self._connect(max(left, 0.1))
             except ConnectError:
-                pid = self.place.pid
-                if time.monotonic() >= deadline or (pid and processes.has_ended(pid)):
+                if time.monotonic() >= deadline or self.gone:
                     raise
                 await asyncio.sleep(min(0.1, max(left, 0)))
             else:
                 break
         pid = await asyncio.to_thread(locality.listener, self.address)
-        if pid != self.place.pid:
+        if pid != self.place.pid or self.gone:
             await self.close()
             msg = f"{self._where} is another VM now: its QEMU is not the one from before."
             raise ConnectError(msg)
@@ -210,7 +227,7 @@ class QmpBackend:
         if self._client is None:
             msg = f"The connection to {self._where} is closed. Connect again."
             raise LinkLost(msg)
-        _check_arguments(command, arguments)
+        qmp_json.check_arguments(command, arguments)
         limit = seconds or self.read_seconds
         try:
             async with asyncio.timeout(limit):
@@ -250,24 +267,7 @@ class QmpBackend:
         self, paths: Sequence[str], images: Sequence[str] = ()
     ) -> Mapping[str, FileFacts]:
         """What is at ``paths`` where QEMU is; of ``images`` also what their headers say."""
-        if not self.local:
-            return {path: FileFacts(path) for path in paths}
-        return await asyncio.to_thread(self._look, paths, frozenset(images))
-
-    def _look(self, paths: Sequence[str], images: frozenset[str]) -> dict[str, FileFacts]:
-        owner, pid = self.place.owner, self.place.pid
-        held = processes.open_files(pid) if pid else None
-        found = {path: files.look(path, owner, header=path in images) for path in paths}
-        places = {os.path.dirname(path) for path in found}
-        shared = {place: files.is_shared(place, pid) if pid else None for place in places}
-        for path, seen in found.items():
-            there = shared[os.path.dirname(path)]
-            found[path] = replace(seen, held=files.is_held(seen, held), shared=there)
-        for facts in tuple(found.values()):
-            below = facts.image.full_backing_file if facts.image else None
-            if below and below.startswith("/"):
-                found.setdefault(below, files.look(below, owner))
-        return found
+        return await asyncio.to_thread(qmp_facts.probe, self.place, paths, images)
 
     async def facts(
         self,
@@ -281,21 +281,12 @@ class QmpBackend:
 
         With ``thorough``, QEMU is asked about what cannot be looked at from here.
         """
-        layers = (layer.file for device in graph.devices.values() for layer in device.layers)
-        wanted = dict.fromkeys(path for path in (*paths, *layers) if path.startswith("/"))
-        # A name with a NUL is none that the kernel could be asked about.
-        found = dict(await self.probe([p for p in wanted if "\0" not in p], images))
-        if thorough:
-            found |= await self._overlays.look(paths, images, found)
-        return Facts(
-            graph=graph,
-            files=found,
-            local=self.local,
-            locality=self.locality,
-            qemu_directory=self.place.directory,
-            qemu_user=self.place.user,
-            commands=self._commands,
-        )
+        look = self._overlays.look if thorough else None
+        vm = qmp_facts.Vm(self.execute, self._commands, self.place, look)
+        try:
+            return await qmp_facts.gather(vm, graph, paths, images)
+        except Malformed as err:
+            raise self._not_qmp(err) from None
 
     def script(self, targets: Sequence[Target], facts: Facts, engine: str) -> Script:
         """The exact commands for these targets. No I/O."""
@@ -309,6 +300,12 @@ class QmpBackend:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
         await self._overlays.prepare(script, receipt)
 
+    async def flush(self, script: Script) -> None:
+        """Write out what this host's caches hold of the disks, where they are files of it."""
+        if self.local:
+            paths = {overlay.backing_file for overlay in script.overlays}
+            await asyncio.gather(*(asyncio.to_thread(files.flush, path) for path in paths))
+
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""
         await self._overlays.confirm(script, receipt)
@@ -318,16 +315,17 @@ class QmpBackend:
         command = script.switch
         await self.execute(command.execute, command.arguments, self.switch_seconds)
 
+    async def leftovers(self, overlays: Sequence[Overlay], receipt: Receipt) -> Receipt:
+        """What there still is of what an earlier run made, as far as that can be proved."""
+        return await self._overlays.leftovers(overlays, receipt)
+
     async def discard(self, receipt: Receipt) -> list[str]:
         """Remove what the receipt names and nobody uses; say what could not be removed."""
         return await self._overlays.discard(receipt)
 
-    async def header(self, overlay: Overlay) -> str:
-        """Open the overlay's chain offline; say what is wrong with it, or nothing.
-
-        Raises Unseen where that cannot be done.
-        """
-        return await self._overlays.header(overlay)
+    async def headers(self, overlays: Sequence[Overlay]) -> list[str | Unseen]:
+        """Open each overlay's chain offline; say what is wrong with it, or nothing."""
+        return await self._overlays.headers(overlays)
 
     def events(self) -> Sequence[Event]:
         """What the VM has reported since connecting, oldest first; the newest 10,000."""
@@ -342,6 +340,12 @@ class _Client(QMPClient):
 
     def _cb_outbound(self, msg: Message) -> Message:
         return msg
+
+    def _do_send(self, msg: Message) -> None:
+        # asyncio would print a warning for each further message.
+        if self._writer is None or self._writer.transport.is_closing():
+            raise ConnectionResetError
+        super()._do_send(msg)
 
     async def _do_recv(self) -> Message:
         try:
@@ -386,12 +390,3 @@ async def _watch(client: QMPClient, connection: socket.socket) -> None:
     while client.runstate is protocol.Runstate.RUNNING:
         await client.runstate_changed()
     await qmp_socket.hang_up(client, connection)
-
-
-def _check_arguments(command: str, arguments: Mapping[str, object] | None) -> None:
-    """QEMU hangs up on what it cannot parse, so that must not be sent. Raises Refused."""
-    try:
-        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError) as err:
-        msg = f"{command} was not sent: QMP cannot carry its arguments ({printable(err)})"
-        raise Refused(msg) from None

@@ -6,10 +6,24 @@ that whatever it sends ends either in a value of the right type or in ``Malforme
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
-__all__ = ["Json", "Malformed", "counts", "flag", "number", "record", "rows", "text"]
+from snapkit.backends.base import Refused
+from snapkit.printable import printable
+
+__all__ = [
+    "Json",
+    "Malformed",
+    "check_arguments",
+    "counts",
+    "flag",
+    "number",
+    "record",
+    "rows",
+    "text",
+]
 
 Json = Mapping[str, Any]
 
@@ -22,15 +36,20 @@ class Malformed(ValueError):
 
 def rows(value: object, what: str) -> list[Json]:
     """A list of objects."""
-    if not isinstance(value, list) or not all(isinstance(row, Mapping) for row in value):
+    if not isinstance(value, list) or not all(map(_is_record, value)):
         msg = f"{what} is no list of objects"
         raise Malformed(msg)
     return value
 
 
+def _is_record(value: object) -> TypeGuard[Json]:
+    # A dict is what the parser makes, and to ask about Mapping first takes ten times as long.
+    return isinstance(value, (dict, Mapping))
+
+
 def record(value: object, what: str) -> Json:
     """An object."""
-    if not isinstance(value, Mapping):
+    if not _is_record(value):
         msg = f"{what} is no object"
         raise Malformed(msg)
     return value
@@ -42,6 +61,8 @@ def text(row: Json, key: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         msg = f"{key!r} is no text"
         raise Malformed(msg)
+    if value.isascii():
+        return value
     # JSON can spell half a surrogate pair, which nothing could print or store.
     return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -67,3 +88,12 @@ def flag(row: Json, key: str) -> bool:
 def counts(row: Json, names: Iterable[str]) -> dict[str, int]:
     """Those of ``names`` that are there, each a number."""
     return {name: number(row, name) for name in names if name in row}
+
+
+def check_arguments(command: str, arguments: Mapping[str, object] | None) -> None:
+    """QEMU hangs up on what it cannot parse, so that must not be sent. Raises Refused."""
+    try:
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as err:
+        msg = f"{command} was not sent: QMP cannot carry its arguments ({printable(err)})"
+        raise Refused(msg) from None

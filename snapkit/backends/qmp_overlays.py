@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import filterfalse
 from typing import Any, Protocol
 
-from snapkit.backends import files, processes, qmp_look
+from snapkit.backends import claims, files, headers, processes, qmp_look
 from snapkit.backends.base import LinkLost, MadeFile, Receipt, Refused, Unseen
 from snapkit.backends.locality import Place
+from snapkit.backends.qmp_jobs import JobWatch
 from snapkit.facts import FileFacts
 from snapkit.model import Graph
+from snapkit.node_names import job_id
 from snapkit.script import Command, Overlay, Script
 
 __all__ = ["Monitor", "Overlays"]
@@ -22,12 +26,11 @@ __all__ = ["Monitor", "Overlays"]
 class Monitor(Protocol):
     """What is needed of the connection.
 
-    ``job_changed`` is set when a job's status changes. ``reading`` is held while the block
-    graph is read.
+    ``job_watch`` hears of jobs. ``reading`` is held while the block graph is read.
     """
 
     place: Place
-    job_changed: asyncio.Event
+    job_watch: JobWatch
     reading: asyncio.Lock
 
     async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
@@ -65,58 +68,67 @@ class Overlays:
 
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
-        for overlay in script.overlays:
-            if overlay.create:
-                receipt.files.append(await self._claim(overlay))
+        await self._claim(script, receipt)
         for name, group in itertools.groupby(script.prepare, lambda command: command.execute):
             commands = list(group)
             if name != "blockdev-create":
                 await self._send_together(commands, receipt)
                 continue
             await self.confirm(script, receipt)
-            try:
-                # QEMU can crash when its graph is read while it creates an image.
-                async with self._monitor.reading:
-                    await self._send_together(commands, receipt)
-                    await self._jobs_end(commands)
-            finally:
-                await self._identify(receipt)
+            # QEMU can crash when its graph is read while it creates an image.
+            async with self._monitor.reading:
+                await self._send_together(commands, receipt)
+                await self._jobs_end(commands)
+            # Only now: what made QEMU fail may be a file of somebody else's.
+            await self._measure(receipt)
             await self.confirm(script, receipt)
+        reused = [MadeFile(o.file, None) for o in script.overlays if not o.create]
+        receipt.reused[:] = reused
+        await self._measure(receipt)
+        receipt.prepared = bool(script.prepare)
+        await receipt.save()
 
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""
         if not self._monitor.place.local:
             return
-        devices = {overlay.file: overlay.device for overlay in script.overlays}
-        for made in receipt.files:
-            if not await asyncio.to_thread(files.is_ours, made):
-                msg = f"{made.path} is no longer the file that was made for this run"
-                raise Refused(msg, devices.get(made.path, ""))
+        wrong = await asyncio.to_thread(lambda: [*filterfalse(claims.is_ours, receipt.files)])
+        if wrong:
+            devices = {overlay.file: overlay.device for overlay in script.overlays}
+            msg = f"{wrong[0].path} is no longer the file that was made for this run"
+            raise Refused(msg, devices.get(wrong[0].path, ""))
 
-    async def _claim(self, overlay: Overlay) -> MadeFile:
-        """Make the file where we can; else note that QEMU will make it."""
+    async def _claim(self, script: Script, receipt: Receipt) -> None:
+        """Make the files where we can; else note that QEMU will make them.
+
+        Each is written down before its name is there.
+        """
+        overlays = [overlay for overlay in script.overlays if overlay.create]
         place = self._monitor.place
         if not place.local:
-            return MadeFile(overlay.file, None)
-        directory = os.path.dirname(overlay.file)
-        if place.pid is not None and files.is_shared(directory, place.pid) is False:
-            msg = (
-                f"QEMU (pid {place.pid}) sees another directory at {directory} than this host. "
-                "Connect with local=False"
-            )
-            raise Refused(msg, overlay.device)
+            receipt.files[:] = [MadeFile(overlay.file, None) for overlay in overlays]
+            await receipt.save()
+            return
+        opened: list[claims.Claim] = []
         try:
-            made = await asyncio.to_thread(_claim, overlay, place)
-        except Refused as err:
-            raise Refused(str(err), overlay.device) from err
-        return made or MadeFile(overlay.file, None)
+            await asyncio.to_thread(_open_all, overlays, place, opened)
+            receipt.files[:] = [claim.made for claim in opened]
+            saved = list(receipt.files)
+            await receipt.save()
+            await asyncio.to_thread(_take_all, overlays, opened)
+        finally:
+            # What has not got its name is gone with its descriptor.
+            receipt.files[:] = [claim.made for claim in opened if claim.taken]
+            for claim in opened:
+                claim.close()
+        if receipt.files != saved:
+            await receipt.save()
 
-    async def _identify(self, receipt: Receipt) -> None:
-        """Note which files QEMU has made where we could not; nothing was there before."""
-        for number, made in enumerate(receipt.files):
-            if made.identity is None and self._monitor.place.local:
-                identity = await asyncio.to_thread(files.identity, made.path)
-                receipt.files[number] = replace(made, identity=identity)
+    async def _measure(self, receipt: Receipt) -> None:
+        """Note what the files are now, those too that QEMU has made where we could not."""
+        if self._monitor.place.local:
+            for kept in (receipt.files, receipt.reused):
+                kept[:] = await asyncio.to_thread(_measured, kept)
 
     async def _send_together(self, commands: Sequence[Command], receipt: Receipt) -> None:
         """Send commands back to back, note what each makes, and raise the first failure."""
@@ -141,6 +153,7 @@ class Overlays:
     async def _jobs_end(self, commands: Sequence[Command]) -> None:
         """Wait for creation jobs. Raises Refused with the job's own error."""
         devices = {str(command.arguments["job-id"]): command.device for command in commands}
+        await self._monitor.job_watch.wait(devices)
         ended = await self._concluded(devices.keys())
         for name, job in ended.items():
             if job.get("error"):
@@ -149,17 +162,31 @@ class Overlays:
     async def _concluded(self, wanted: Collection[str]) -> dict[str, Any]:
         """Those of the jobs that there are, when all of them have concluded."""
         while True:
-            changed = self._monitor.job_changed
-            changed.clear()
             jobs = {row["id"]: row for row in await self._monitor.execute("query-jobs")}
             mine = {name: jobs[name] for name in wanted if name in jobs}
-            if all(job["status"] == "concluded" for job in mine.values()):
+            waiting = [name for name, job in mine.items() if job["status"] != "concluded"]
+            if not waiting:
                 return mine
-            try:
-                async with asyncio.timeout(1):
-                    await changed.wait()
-            except TimeoutError:
-                continue
+            await self._monitor.job_watch.wait(waiting)
+
+    async def leftovers(self, overlays: Sequence[Overlay], receipt: Receipt) -> Receipt:
+        """What there still is of what an earlier run made.
+
+        A node is of that run if it has the run's name and file name, and the run's own file is
+        under that name, or nothing is, or QEMU has that file open still. A job is if it has the
+        name that the node's creation has.
+        """
+        graph = await self._monitor.observe()
+        pid = self._monitor.place.pid
+        there, ours = await asyncio.to_thread(_ours, receipt.files, pid)
+        mine = [o for o in overlays if o.file in ours or not o.create]
+        names = [(name, o.file) for o in mine for name in (o.file_node, o.node)]
+        jobs = {job.id for job in graph.jobs}
+        return Receipt(
+            files=there,
+            nodes=[n for n, file in names if n in graph.nodes and graph.nodes[n].file == file],
+            jobs=[job_id(name) for name, _ in names if job_id(name) in jobs],
+        )
 
     async def discard(self, receipt: Receipt) -> list[str]:
         """Remove what the receipt names and nobody uses; say what could not be removed.
@@ -174,15 +201,16 @@ class Overlays:
             in_use = await self._files_in_use()
         except LinkLost:
             await self._monitor.close()
-            pid = self._monitor.place.pid
-            gone = pid is not None and processes.has_ended(pid)
-            if not gone and (receipt.files or receipt.nodes or receipt.jobs):
-                remarks.append(f"the VM could not be asked, and may have left {receipt}")
+            gone = processes.is_gone(self._monitor.place.instance)
+            if not gone:
+                # It may have the files open, and closes them only when it is asked to.
+                what = f"the VM could not be asked, and may have left {receipt}"
+                return [*remarks, what] if receipt else remarks
         except Refused as err:
             remarks.append(str(err))
         for made in receipt.files:
             if self._monitor.place.local:
-                remark = await asyncio.to_thread(files.remove, made, in_use)
+                remark = await asyncio.to_thread(claims.remove, made, in_use)
             else:
                 remark = await self._out_of_reach(made)
             remarks += [remark] if remark else []
@@ -215,26 +243,62 @@ class Overlays:
         verb = "was" if found.exists else "may have been"
         return f"{made.path} {verb} made and cannot be removed from here: remove it where QEMU runs"
 
-    async def header(self, overlay: Overlay) -> str:
-        """Open the overlay's chain offline; say what is wrong with it, or nothing.
-
-        Raises Unseen where that cannot be done.
-        """
+    async def headers(self, overlays: Sequence[Overlay]) -> list[str | Unseen]:
+        """Open each overlay's chain offline; say what is wrong with it, or nothing."""
         if not self._monitor.place.local:
-            msg = "QEMU's files are not this host's"
-            raise Unseen(msg)
-        return await asyncio.to_thread(_header, overlay)
+            return [Unseen("QEMU's files are not this host's") for _ in overlays]
+        return await asyncio.to_thread(lambda: [*map(_header, overlays)])
 
 
-def _claim(overlay: Overlay, place: Place) -> MadeFile | None:
-    return files.claim(overlay.file, place.owner, files.mode_over(overlay.backing_file))
+def _measured(kept: Sequence[MadeFile]) -> list[MadeFile]:
+    return [claims.measure(made) for made in kept]
 
 
-def _header(overlay: Overlay) -> str:
-    chain = files.chain(overlay.file, overlay.format)
+def _ours(made: Sequence[MadeFile], pid: int | None) -> tuple[list[MadeFile], set[str]]:
+    """The files of a run that are still under their names, and the names that are still its own.
+
+    A file that is open cannot have lost its inode to another one, whatever is under its name.
+    """
+    there = [each for each in made if claims.is_ours(each)]
+    held = (processes.open_files(pid) if pid else None) or frozenset()
+    gone = (each for each in made if each.identity in held or not os.path.lexists(each.path))
+    return there, {each.path for each in (*there, *gone)}
+
+
+def _open_all(overlays: Sequence[Overlay], place: Place, opened: list[claims.Claim]) -> None:
+    """Make all files without their names. ``opened`` has those that were made, in any case."""
+    for overlay in overlays:
+        directory = os.path.dirname(overlay.file)
+        if place.pid is not None and files.is_shared(directory, place.pid) is False:
+            msg = (
+                f"QEMU (pid {place.pid}) sees another directory at {directory} than this host. "
+                "Connect with local=False"
+            )
+            raise Refused(msg, overlay.device)
+        mode = claims.mode_over(overlay.backing_file)
+        with _blaming(overlay.device):
+            opened.append(claims.open_claim(overlay.file, place.owner, mode))
+
+
+def _take_all(overlays: Sequence[Overlay], opened: Sequence[claims.Claim]) -> None:
+    for overlay, claim in zip(overlays, opened, strict=True):
+        with _blaming(overlay.device):
+            claim.take()
+
+
+@contextmanager
+def _blaming(device: str) -> Iterator[None]:
+    """Say whom a refusal is about."""
+    try:
+        yield
+    except Refused as err:
+        raise Refused(str(err), device) from err
+
+
+def _header(overlay: Overlay) -> str | Unseen:
+    chain = headers.chain(overlay.file, overlay.format)
     if chain is None:
-        msg = "qemu-img is not installed"
-        raise Unseen(msg)
+        return Unseen("qemu-img is not installed")
     if isinstance(chain, str):
         return f"{overlay.file} does not open offline: {chain}"
     names = [(os.path.realpath(file), format_) for file, format_ in chain]

@@ -24,6 +24,7 @@ from snapkit.cli.verb import Verb
 
 if TYPE_CHECKING:
     from snapkit.backends.host import Monitor
+    from snapkit.journaling import Journal
 
 __all__ = ["DOCTOR", "PACKAGES", "PARTS", "PYTHON_PACKAGES", "Part"]
 
@@ -201,6 +202,35 @@ def socket_path() -> Iterator[Part]:
     good = length <= 107
     cure = "" if good else "export TMPDIR=/tmp"
     yield Part("socket path", f"{length} bytes", needed_for, "ok" if good else "bad", cure)
+
+
+@_part
+def journal() -> Iterator[Part]:
+    """The journal, without which no plan is run, and what it has open."""
+    from snapkit.journaling import Journal, JournalError, default_path
+
+    needed_for = "running a plan"
+    try:
+        found = Journal(default_path())
+        found.check()
+        yield Part("journal", found.path, needed_for)
+        yield _open_runs(found)
+    except (JournalError, ModuleNotFoundError) as error:
+        cure = "export SNAPKIT_JOURNAL=/path/to/a/file/you/may/write"
+        yield Part("journal", str(error), needed_for, "bad", cure)
+
+
+def _open_runs(journal: Journal) -> Part:
+    entries = [entry for entry in journal.entries(closed=False) if entry.state != "running"]
+    numbers = ", ".join(str(entry.number) for entry in entries)
+    return Part(
+        "interrupted runs",
+        f"{len(entries)} in the journal: {numbers}" if entries else "none",
+        "",
+        "bad" if entries else "ok",
+        "snapkit recover" if entries else "",
+        required=False,
+    )
 
 
 @_part

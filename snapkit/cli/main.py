@@ -20,13 +20,17 @@ from snapkit.cli.demo import DEMO
 from snapkit.cli.doctor import DOCTOR
 from snapkit.cli.lab import LAB
 from snapkit.cli.look import DEVICES, DISCOVER, LAYERS
+from snapkit.cli.record import JOURNAL, RECOVER
 from snapkit.cli.snapshot import SNAPSHOT
 from snapkit.cli.verb import UsageError, Verb
 from snapkit.errors import SnapkitError
 
 __all__ = ["VERBS", "main"]
 
-VERBS = {verb.name: verb for verb in (DEMO, LAB, DOCTOR, DISCOVER, DEVICES, LAYERS, SNAPSHOT)}
+VERBS = {
+    verb.name: verb
+    for verb in (DEMO, LAB, DOCTOR, DISCOVER, DEVICES, LAYERS, SNAPSHOT, JOURNAL, RECOVER)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -156,8 +156,8 @@ def run(plan: Plan, console: Console) -> Outcome:
             error = started.future.exception()
         except KeyboardInterrupt:
             msg = (
-                "Interrupted again, before the end was known. Look at the VM, with "
-                f"`snapkit layers {plan.bound.uri}`, before doing anything else."
+                "Interrupted again, before the end was known. `snapkit recover` looks at the VM, "
+                "and finishes or undoes what was begun."
             )
             raise OutcomeUnknown(msg) from None
         done = "Too late to stop: the snapshot was taken, and it is as planned."
@@ -168,7 +168,7 @@ def run(plan: Plan, console: Console) -> Outcome:
     except Exception as err:
         msg = (
             f"Something unexpected happened during the run ({type(err).__name__}: {err}). "
-            f"Look at the VM, with `snapkit layers {plan.bound.uri}`."
+            "`snapkit recover` looks at the VM, and finishes or undoes what was begun."
         )
         raise OutcomeUnknown(msg) from err
 

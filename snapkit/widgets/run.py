@@ -17,7 +17,7 @@ from snapkit.widgets.words import count, visible
 __all__ = ["Run"]
 
 _STEPS = [name for name in PHASES if name != "undo"]
-_CANCELLABLE = ("", "observe", "check", "prepare")
+_CANCELLABLE = ("", "journal", "observe", "check", "prepare", "flush")
 
 
 class Run(Panel):

@@ -11,18 +11,12 @@ from pathlib import Path
 import pytest
 
 from snapkit.backends import files
-from snapkit.backends.base import MadeFile, Refused
 from snapkit.facts import ImageFacts
 from tests.conftest import create_image, qemu_img
 
 ROOT = files.Owner(0, 0, frozenset(), all_powerful=True)
 STRANGER = files.Owner(54321, 54321, frozenset(), all_powerful=False)
 US = files.Owner(os.geteuid(), os.getegid(), frozenset(), all_powerful=os.geteuid() == 0)
-
-
-def made(path: Path) -> MadeFile:
-    status = path.lstat()
-    return MadeFile(str(path), (status.st_dev, status.st_ino))
 
 
 def test_a_free_place_is_known_with_its_directory(tmp_path: Path) -> None:
@@ -125,7 +119,7 @@ def test_a_place_that_we_may_not_look_at_is_not_known(tmp_path: Path) -> None:
 def test_a_header_is_read_without_the_image_s_help(tmp_path: Path) -> None:
     base = create_image(tmp_path / "base", "1M", format="raw")
     overlay = create_image(tmp_path / "x", backing="base", backing_format="raw")
-    assert files.image(overlay) == ImageFacts("qcow2", 1024 * 1024, "base", "raw", base, 0)
+    assert files.image(overlay) == ImageFacts("qcow2", 1024 * 1024, "base", "raw", base, 0, 65536)
     subprocess.run(["qemu-io", "-c", "write -q 0 64k", overlay], check=True)
     found = files.image(overlay)
     assert found is not None
@@ -151,92 +145,6 @@ def test_a_chain_is_read_from_the_top_down(tmp_path: Path) -> None:
     assert files.chain(overlay, "qcow2") == [(overlay, "qcow2"), (base, "raw")]
     os.unlink(base)
     assert "No such file or directory" in str(files.chain(overlay, "qcow2"))
-
-
-def test_a_claimed_file_is_new_empty_and_known_by_its_inode(tmp_path: Path) -> None:
-    claimed = files.claim(str(tmp_path / "x"), US)
-    assert claimed == made(tmp_path / "x")
-    assert (tmp_path / "x").stat().st_size == 0
-
-
-@pytest.mark.parametrize("owner", [None, US, ROOT, STRANGER])
-@pytest.mark.parametrize("kind", ["file", "directory", "link", "dangling"])
-def test_nothing_that_is_there_is_ever_claimed(
-    tmp_path: Path, kind: str, owner: files.Owner | None
-) -> None:
-    path = tmp_path / "x"
-    (tmp_path / "precious").write_text("precious")
-    if kind == "file":
-        path.write_text("precious")
-    elif kind == "directory":
-        path.mkdir()
-    else:
-        path.symlink_to("precious" if kind == "link" else "nowhere")
-    with pytest.raises(Refused, match="already exists"):
-        files.claim(str(path), owner)
-    assert (tmp_path / "precious").read_text() == "precious"
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_a_file_that_qemu_s_user_could_not_write_to_is_given_or_left_to_it(tmp_path: Path) -> None:
-    claimed = files.claim(str(tmp_path / "x"), STRANGER)
-    if os.geteuid() == 0:
-        assert (tmp_path / "x").stat().st_uid == STRANGER.uid
-    else:
-        assert claimed is None
-        assert not (tmp_path / "x").exists()
-
-
-def test_a_file_that_cannot_be_given_away_is_not_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "fchown", refuse)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    with pytest.raises(Refused, match="cannot be given to QEMU's user"):
-        files.claim(str(tmp_path / "x"), STRANGER)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="No such file or directory"):
-        files.claim(str(tmp_path / "no" / "x"), US)
-
-
-def test_only_the_very_file_that_was_made_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch()
-    # Made before the first is gone, or it could be given the same inode.
-    (tmp_path / "other").write_text("precious")
-    ours = made(path)
-    assert files.remove(ours, ()) == ""
-    assert not path.exists()
-    assert files.remove(ours, ()) == ""
-    os.rename(tmp_path / "other", path)
-    assert "no longer the file" in files.remove(ours, ())
-    assert path.read_text() == "precious"
-
-
-def test_a_file_in_use_or_unknown_is_left_and_named(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch()
-    ours = made(path)
-    assert ours.identity is not None
-    assert f"{path} is in use by the VM" in files.remove(ours, {ours.identity})
-    assert f"{path} may be a left-over" in files.remove(MadeFile(str(path), None), ())
-    assert path.exists()
-
-
-def test_a_link_in_the_place_of_a_file_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch()
-    ours = made(path)
-    os.rename(path, tmp_path / "moved")
-    path.symlink_to("moved")
-    assert "no longer the file" in files.remove(ours, ())
-    assert (tmp_path / "moved").exists()
 
 
 def test_a_directory_is_shared_with_who_sees_the_same_one(tmp_path: Path) -> None:
@@ -267,17 +175,6 @@ def test_of_a_process_that_has_ended_nothing_is_known(tmp_path: Path) -> None:
     assert files.is_shared(str(tmp_path), ended.pid) is None
 
 
-def test_an_overlay_is_given_the_rights_of_its_image_and_can_be_written_to(
-    tmp_path: Path,
-) -> None:
-    image = tmp_path / "x"
-    image.touch()
-    for bits, wanted in {0o600: 0o600, 0o444: 0o644, 0o777: 0o644, 0o640: 0o640}.items():
-        image.chmod(bits)
-        assert files.mode_over(str(image)) == wanted
-    assert files.mode_over("rbd:pool/image") == 0o644
-
-
 def test_a_file_is_held_by_whom_has_its_very_inode_open(tmp_path: Path) -> None:
     image = tmp_path / "x"
     image.touch()
@@ -287,15 +184,3 @@ def test_a_file_is_held_by_whom_has_its_very_inode_open(tmp_path: Path) -> None:
     assert files.is_held(facts, None) is None
     assert files.is_held(files.look(str(tmp_path / "gone"), US), set()) is False
     assert files.is_held(files.look("/dev/null", US), set()) is None
-
-
-def test_a_file_that_was_made_is_known_by_its_inode(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.touch()
-    mine = made(path)
-    assert files.is_ours(mine)
-    path.rename(tmp_path / "y")
-    assert not files.is_ours(mine)
-    path.touch()
-    assert not files.is_ours(mine)
-    assert files.is_ours(MadeFile(str(path), None))

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from snapkit.cli import doctor
+from snapkit.journaling import Journal
 from tests.cli.conftest import ROOT, RunCommand
 from tests.conftest import Process
+from tests.journals import START
 
 
 def parts(run_snapkit: RunCommand) -> dict[str, dict[str, Any]]:
@@ -156,3 +158,45 @@ def test_a_monitor_that_is_in_use_is_shown_with_who_uses_it(
     assert "pid" in busy["cure"]
     assert "second -qmp" in busy["cure"]
     assert "free" in found[f"- {seed_qemu.uri}"]["found"]
+
+
+def test_the_place_of_the_journal_is_shown_and_nothing_is_made(
+    run_snapkit: RunCommand, journal_path: Path
+) -> None:
+    found = parts(run_snapkit)
+    assert (found["journal"]["found"], found["journal"]["status"]) == (str(journal_path), "ok")
+    assert (found["interrupted runs"]["found"], found["interrupted runs"]["cure"]) == ("none", "")
+    assert not journal_path.parent.exists()
+
+
+def test_interrupted_runs_are_shown_with_what_finishes_them(
+    run_snapkit: RunCommand, journal_path: Path
+) -> None:
+    journal = Journal(str(journal_path))
+    journal.begin(START).release()
+    unknown = journal.begin(START)
+    unknown.end("unknown", "Nobody could look.", closed=False)
+    unknown.release()
+    ended = journal.begin(START)
+    ended.end("switched", "", closed=True)
+    ended.release()
+    running = journal.begin(START)
+    done = run_snapkit("doctor")
+    found = parts(run_snapkit)["interrupted runs"]
+    running.release()
+    assert done.status == 0
+    assert (found["found"], found["cure"]) == ("2 in the journal: 1, 2", "snapkit recover")
+
+
+def test_a_journal_that_cannot_be_written_is_found(
+    run_snapkit: RunCommand, journal_path: Path
+) -> None:
+    journal_path.parent.mkdir()
+    journal_path.write_text("precious " * 100)
+    done = run_snapkit("doctor")
+    assert done.status == 1
+    assert "Not all is well: journal." in done.err
+    found = parts(run_snapkit)["journal"]
+    assert str(journal_path) in found["found"]
+    assert found["cure"].startswith("export SNAPKIT_JOURNAL=")
+    assert journal_path.read_text() == "precious " * 100

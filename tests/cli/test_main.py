@@ -23,7 +23,7 @@ def test_without_a_verb_the_verbs_are_listed(run_snapkit: RunCommand) -> None:
     for words in ([], ["--help"], ["help"]):
         done = run_snapkit(*words)
         assert done.status == 0
-        for verb in ("demo", "lab", "doctor", "discover", "devices", "layers", "snapshot"):
+        for verb in VERBS:
             assert f"  {verb} " in done.out
 
 

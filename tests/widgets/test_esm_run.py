@@ -73,7 +73,7 @@ def test_a_run_shows_its_phase_and_can_be_cancelled(stage: Stage) -> None:
     shown = stage.show("run.js", run_state(**RUNNING))
 
     expect(shown.get_by_role("progressbar", name="Progress")).to_have_js_property("value", 3)
-    expect(shown.get_by_role("progressbar", name="Progress")).to_have_js_property("max", 5)
+    expect(shown.get_by_role("progressbar", name="Progress")).to_have_js_property("max", 7)
     expect(shown.get_by_role("status", name="Phase")).to_have_text(RUNNING["phase"])
     shown.get_by_role("button", name="Cancel").click()
     assert stage.sent == [{"do": "cancel"}]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import snapkit
-from snapkit import engine, widgets
+from snapkit import engine, undo, widgets
 from snapkit.errors import ConnectError, PlanError, SnapshotError
 from snapkit.widgets import Studio
 from tests.conftest import Process, chain_of, contents, wait_until
@@ -283,7 +283,7 @@ def test_a_silent_server_is_named_and_the_panel_can_try_again(lenient: None) -> 
 def test_a_vm_that_ends_during_the_run_is_told_with_what_to_do(
     studio: Studio, seed_qemu: Process, lenient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_RECONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(undo, "RECONNECT_SECONDS", 0.2)
 
     def end_at_prepare(change: dict[str, str]) -> None:
         if change["new"].startswith(engine.PHASES["prepare"]):

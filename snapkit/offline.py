@@ -1,0 +1,44 @@
+"""What the files of a run say where its VM has ended, and nothing else can be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from snapkit.backends import claims, locks
+from snapkit.backends.base import MadeFile, Receipt
+from snapkit.script import Overlay
+
+__all__ = ["can_tell", "in_use", "remove", "there", "written"]
+
+
+def can_tell(receipt: Receipt, overlays: Sequence[Overlay]) -> bool:
+    """Whether it is known of every overlay what it was before the switch."""
+    known = {made.path for made in (*receipt.files, *receipt.reused) if made.identity}
+    return all(overlay.file in known for overlay in overlays)
+
+
+def written(receipt: Receipt) -> list[str]:
+    """The overlays of a run that hold data, and so are a guest's disks.
+
+    What was never written to holds nothing that is not in the images below.
+    """
+    files = (*receipt.files, *receipt.reused)
+    return [made.path for made in files if claims.was_written(made, receipt)]
+
+
+def in_use(receipt: Receipt) -> list[str]:
+    """The overlays of a run that another process has locked, as QEMU does with a disk."""
+    files = (*receipt.files, *receipt.reused)
+    known = (made for made in files if made.identity and claims.is_ours(made))
+    return [made.path for made in known if locks.is_locked(made.path)]
+
+
+def there(receipt: Receipt) -> list[MadeFile]:
+    """Those of a run's own files that there still are."""
+    return [made for made in receipt.files if made.identity and claims.is_ours(made)]
+
+
+def remove(receipt: Receipt) -> list[str]:
+    """Remove the files of a run whose VM has ended; say what could not be removed."""
+    remarks = (claims.remove(made, ()) for made in receipt.files)
+    return [remark for remark in remarks if remark]
