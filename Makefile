@@ -24,7 +24,7 @@ demo: setup ## An atomic snapshot of a throw-away VM, in the terminal
 test: setup-test ## Style, types, every test and every notebook
 	@scripts/test $(ARGS)
 
-bench: setup-test ## The benchmarks, which print their ratios
+bench: setup-test ## The benchmarks: their ratios, and a failure for each missed target
 	@.venv/bin/pytest -m benchmark --capture=no tests/benchmarks $(ARGS)
 
 lint: setup-test ## Style and types only
