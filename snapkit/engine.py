@@ -67,6 +67,7 @@ class _Engine:
     """One run of one plan."""
 
     record: Record
+    first_look: asyncio.Future[Graph]
 
     def __init__(
         self, backend: Backend, plan: Plan, progress: Progress | None, handle: Run
@@ -75,7 +76,7 @@ class _Engine:
         self.plan = plan
         self.progress = progress
         self.handle = handle
-        self.receipt = Receipt(keep=self._keep)
+        self.receipt = Receipt()
         self.phases: list[tuple[str, float]] = []
         self.switch_seconds: float | None = None
         self.notes: list[str] = []
@@ -86,7 +87,13 @@ class _Engine:
         """The whole run, between the two ends of its entry in the journal."""
         if not self.plan.ok:
             raise PlanError(self.plan.refusal(), self.plan.problems)
-        await self._begin()
+        # The VM is only looked at meanwhile.
+        self.first_look = asyncio.ensure_future(self.backend.observe())
+        try:
+            await self._begin()
+        except BaseException:
+            self.first_look.cancel()
+            raise
         try:
             outcome = await self._run()
         except PlanError as err:
@@ -132,6 +139,7 @@ class _Engine:
         except JournalError as err:
             msg = f"The plan is refused; nothing was sent. {telling.ended(str(err))}"
             raise PlanError(msg) from err
+        self.receipt.keep = self.record.keep
         self.phases.append(("journal", time.perf_counter() - began))
 
     async def _end(self, state: str, message: str) -> None:
@@ -139,9 +147,6 @@ class _Engine:
             await asyncio.to_thread(self.record.end, state, message, closed=self.clean)
         except JournalError as err:
             _log.warning("The end of run %d could not be written down. %s", self.record.number, err)
-
-    async def _keep(self, receipt: Receipt) -> None:
-        await asyncio.to_thread(self.record.keep, receipt)
 
     async def _run(self) -> Outcome:
         before = await self._observe_and_check()
@@ -151,8 +156,9 @@ class _Engine:
                 await self.backend.prepare(script, self.receipt)
                 await self._look_at_reused_overlays(script)
             async with self._phase("flush"):
-                await self._flush(script)
-                await self._refuse_moved_devices(before, script)
+                await asyncio.gather(
+                    self._flush(script), self._refuse_moved_devices(before, script)
+                )
             async with self._phase("switch"):
                 self._stop_if_asked()
                 await self.backend.confirm(script, self.receipt)
@@ -209,7 +215,7 @@ class _Engine:
         reused = [target.file for target in targets if target.mode == "existing"]
         async with self._phase("observe"):
             files = [target.file for target in targets]
-            graph = await self.backend.observe()
+            graph = await self.first_look
             facts = await self.backend.facts(graph, files, reused, thorough=True)
         async with self._phase("check"):
             self._refuse_another_vm(facts.graph)
@@ -330,9 +336,11 @@ class _Engine:
     async def _verify(self, before: Graph, script: Script) -> Outcome:
         """Observe again; nothing is undone behind the user's back from here on."""
         async with self._phase("verify"):
+            headers = asyncio.ensure_future(self.backend.headers(script.overlays))
             try:
                 after = await self._look_again()
             except Exception as err:
+                headers.cancel()
                 if self.backend.gone:
                     self._raise_gone(before, script, "the VM has ended since")
                 msg = (
@@ -341,7 +349,7 @@ class _Engine:
                     f"{telling.recoverable(self.record.number)}"
                 )
                 raise OutcomeUnknown(msg, self.record.number) from err
-            wrong, notes = await verify.verify(self.backend, before, after, script)
+            wrong, notes = await verify.verify(self.backend, before, after, script, headers)
         outcome = Outcome(
             devices=tuple(compare.switched(before, after, o) for o in script.overlays),
             switched=True,

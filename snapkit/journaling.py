@@ -171,14 +171,19 @@ class Journal:
         )
 
     @contextmanager
-    def writing(self, *, make: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction. Raises JournalError."""
+    def writing(self, *, make: bool = False, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction. Raises JournalError.
+
+        What is not ``durable`` outlives this process, and may be lost where the power fails:
+        the VM ends there too.
+        """
         with self._told(), _lock:
             if make:
                 self._make()
             self._is_there()
             connection = self._connection()
             self._narrow()
+            _synchronize(connection, durable=durable)
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -234,8 +239,6 @@ class Journal:
             # A write-ahead log is quicker, and does not work between hosts.
             mode = "PERSIST" if mounts.is_on_network(self.path) else "WAL"
             connection.execute(f"PRAGMA journal_mode = {mode}")
-            # What is written is on the disk before the next step begins.
-            connection.execute("PRAGMA synchronous = FULL")
             if version < _VERSION:
                 connection.executescript(_SCHEMA)
         except BaseException:
@@ -286,7 +289,7 @@ class Record:
     def step(self, phase: str) -> None:
         """A phase begins that has to be on the disk first. Raises JournalError."""
         self.note(phase)
-        with self._writing():
+        with self._writing(durable=phase == "switch"):
             pass
 
     def keep(self, receipt: Receipt) -> None:
@@ -305,9 +308,9 @@ class Record:
             )
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction, in which the phases that were noted are written first."""
-        with self.journal.writing() as connection:
+        with self.journal.writing(durable=durable) as connection:
             for noted in self._noted:
                 connection.execute("INSERT INTO steps VALUES (?, ?, ?)", noted)
                 connection.execute(
@@ -347,6 +350,13 @@ def _close() -> None:
         if _kept is not None:
             _kept[1].close()
             _kept = None
+
+
+def _synchronize(connection: sqlite3.Connection, *, durable: bool) -> None:
+    """Only a write-ahead log stays whole when a transaction is not waited for."""
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    how = "NORMAL" if mode == "wal" and not durable else "FULL"
+    connection.execute(f"PRAGMA synchronous = {how}")
 
 
 def _insert(connection: sqlite3.Connection, start: Start) -> int:

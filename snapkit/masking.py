@@ -25,10 +25,15 @@ _PATTERNS = (
 )
 
 
+# Most texts hold nothing of the kind, and that is quickly seen.
+_SUSPECT = re.compile(rf"://|{_WORD}|key|sig", re.IGNORECASE)
+
+
 def mask(text: str) -> str:
     """The text without passwords and the like: in URIs, in options, and in ``json:`` names."""
-    for pattern in _PATTERNS:
-        text = pattern.sub(lambda found: found["keep"] + _MASK, text)
+    if _SUSPECT.search(text):
+        for pattern in _PATTERNS:
+            text = pattern.sub(lambda found: found["keep"] + _MASK, text)
     return text
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Sequence
+
 from snapkit import compare, disk_image
 from snapkit.backends.base import Backend, Unseen
 from snapkit.model import Graph, Outcome
@@ -11,24 +13,34 @@ __all__ = ["gone", "not_switched", "verify"]
 
 
 async def verify(
-    backend: Backend, before: Graph, after: Graph, script: Script
+    backend: Backend,
+    before: Graph,
+    after: Graph,
+    script: Script,
+    headers: Awaitable[Sequence[str | Unseen]],
 ) -> tuple[list[str], list[str]]:
-    """What is wrong after the switch, and what could not be looked at, in words."""
+    """What is wrong after the switch, and what could not be looked at, in words.
+
+    ``headers`` is what ``Backend.headers`` says of the script's overlays.
+    """
     notes: list[str] = []
     places = [(compare.switched(before, after, o), o) for o in script.overlays]
     changes = compare.changes(before, after)
     asked = {device.device for device, _ in places}
     wrong = [text for device, o in places if (text := compare.misplaced(after, device, o))]
     wrong += [text for name, text in changes.items() if name not in asked]
-    wrong += await _headers(backend, after, script, notes)
+    wrong += await _headers(headers, after, script, notes)
     wrong += await _replaced(backend, after, script, notes)
     return wrong, notes
 
 
-async def _headers(backend: Backend, after: Graph, script: Script, notes: list[str]) -> list[str]:
+async def _headers(
+    headers: Awaitable[Sequence[str | Unseen]], after: Graph, script: Script, notes: list[str]
+) -> list[str]:
     """What is wrong with the overlays' headers, read offline or else from the live nodes."""
+    found: Sequence[str | Unseen]
     try:
-        found = await backend.headers(script.overlays)
+        found = await headers
     except Exception as err:  # noqa: BLE001  the switch is done, whatever this look says
         found = [Unseen(str(err)) for _ in script.overlays]
     wrong = []

@@ -84,7 +84,6 @@ def test_a_journal_that_was_open_to_others_is_taken_away_from_them(
 @pytest.mark.parametrize(
     ("end", "written"),
     [
-        ({"before": "query-block"}, "journal"),
         ({"phase": "check"}, "journal"),
         ({"before": "blockdev-create"}, "prepare"),
         ({"phase": "flush"}, "prepare"),

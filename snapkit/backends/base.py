@@ -6,7 +6,7 @@ does not decide anything: checks, plans, the order of the steps and the undo are
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -60,7 +60,7 @@ class MadeFile:
     modified: int | None = None
 
 
-async def _nowhere(_: Receipt) -> None:
+def _nowhere(_: Receipt) -> None:
     """Nobody writes it down."""
 
 
@@ -69,7 +69,8 @@ class Receipt:
     """What a run has made so far, filled in as it is made, so that undo always knows.
 
     ``reused`` are overlays that were there before, which are never removed. ``keep`` writes it
-    down. ``prepared`` says that all of it was made, and measured.
+    down: it is called, off the loop, before a file gets its name, and when all is made.
+    ``prepared`` says that all of it was made, and measured.
     """
 
     files: list[MadeFile] = field(default_factory=list)
@@ -77,11 +78,7 @@ class Receipt:
     nodes: list[str] = field(default_factory=list)
     jobs: list[str] = field(default_factory=list)
     prepared: bool = False
-    keep: Callable[[Receipt], Awaitable[None]] = _nowhere
-
-    async def save(self) -> None:
-        """Have it written down. Called before a file gets its name, and when all is made."""
-        await self.keep(self)
+    keep: Callable[[Receipt], None] = _nowhere
 
     def __bool__(self) -> bool:
         return bool(self.files or self.nodes or self.jobs)

@@ -69,9 +69,9 @@ class Overlays:
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
         await self._claim(script, receipt)
-        for name, group in itertools.groupby(script.prepare, lambda command: command.execute):
+        for creates, group in itertools.groupby(script.prepare, _creates):
             commands = list(group)
-            if name != "blockdev-create":
+            if not creates:
                 await self._send_together(commands, receipt)
                 continue
             await self.confirm(script, receipt)
@@ -79,14 +79,12 @@ class Overlays:
             async with self._monitor.reading:
                 await self._send_together(commands, receipt)
                 await self._jobs_end(commands)
-            # Only now: what made QEMU fail may be a file of somebody else's.
-            await self._measure(receipt)
-            await self.confirm(script, receipt)
-        reused = [MadeFile(o.file, None) for o in script.overlays if not o.create]
-        receipt.reused[:] = reused
-        await self._measure(receipt)
+            if not all(made.identity for made in receipt.files):
+                # Only now: what makes QEMU fail may be a file of somebody else's.
+                await asyncio.to_thread(self._measure, receipt)
+        receipt.reused[:] = [MadeFile(o.file, None) for o in script.overlays if not o.create]
         receipt.prepared = bool(script.prepare)
-        await receipt.save()
+        await asyncio.to_thread(self._measure, receipt)
 
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""
@@ -105,30 +103,18 @@ class Overlays:
         """
         overlays = [overlay for overlay in script.overlays if overlay.create]
         place = self._monitor.place
-        if not place.local:
+        if place.local:
+            await asyncio.to_thread(_claim_all, overlays, place, receipt)
+        else:
             receipt.files[:] = [MadeFile(overlay.file, None) for overlay in overlays]
-            await receipt.save()
-            return
-        opened: list[claims.Claim] = []
-        try:
-            await asyncio.to_thread(_open_all, overlays, place, opened)
-            receipt.files[:] = [claim.made for claim in opened]
-            saved = list(receipt.files)
-            await receipt.save()
-            await asyncio.to_thread(_take_all, overlays, opened)
-        finally:
-            # What has not got its name is gone with its descriptor.
-            receipt.files[:] = [claim.made for claim in opened if claim.taken]
-            for claim in opened:
-                claim.close()
-        if receipt.files != saved:
-            await receipt.save()
+            await asyncio.to_thread(receipt.keep, receipt)
 
-    async def _measure(self, receipt: Receipt) -> None:
+    def _measure(self, receipt: Receipt) -> None:
         """Note what the files are now, those too that QEMU has made where we could not."""
         if self._monitor.place.local:
             for kept in (receipt.files, receipt.reused):
-                kept[:] = await asyncio.to_thread(_measured, kept)
+                kept[:] = map(claims.measure, kept)
+        receipt.keep(receipt)
 
     async def _send_together(self, commands: Sequence[Command], receipt: Receipt) -> None:
         """Send commands back to back, note what each makes, and raise the first failure."""
@@ -250,8 +236,22 @@ class Overlays:
         return await asyncio.to_thread(lambda: [*map(_header, overlays)])
 
 
-def _measured(kept: Sequence[MadeFile]) -> list[MadeFile]:
-    return [claims.measure(made) for made in kept]
+def _claim_all(overlays: Sequence[Overlay], place: Place, receipt: Receipt) -> None:
+    opened: list[claims.Claim] = []
+    try:
+        _open_all(overlays, place, opened)
+        receipt.files[:] = saved = [claim.made for claim in opened]
+        receipt.keep(receipt)
+        for overlay, claim in zip(overlays, opened, strict=True):
+            with _blaming(overlay.device):
+                claim.take()
+    finally:
+        # What has not got its name is gone with its descriptor.
+        receipt.files[:] = [claim.made for claim in opened if claim.taken]
+        for claim in opened:
+            claim.close()
+    if receipt.files != saved:
+        receipt.keep(receipt)
 
 
 def _ours(made: Sequence[MadeFile], pid: int | None) -> tuple[list[MadeFile], set[str]]:
@@ -280,12 +280,6 @@ def _open_all(overlays: Sequence[Overlay], place: Place, opened: list[claims.Cla
             opened.append(claims.open_claim(overlay.file, place.owner, mode))
 
 
-def _take_all(overlays: Sequence[Overlay], opened: Sequence[claims.Claim]) -> None:
-    for overlay, claim in zip(overlays, opened, strict=True):
-        with _blaming(overlay.device):
-            claim.take()
-
-
 @contextmanager
 def _blaming(device: str) -> Iterator[None]:
     """Say whom a refusal is about."""
@@ -310,6 +304,11 @@ def _header(overlay: Overlay) -> str | Unseen:
             f"not {overlay.backing_file} ({overlay.backing_format})"
         )
     return ""
+
+
+def _creates(command: Command) -> bool:
+    """Whether a job does it, so that what follows has to wait."""
+    return command.execute == "blockdev-create"
 
 
 def _note(command: Command, receipt: Receipt) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from snapkit.backends import qmp_graph
 from snapkit.backends.base import Refused
+from snapkit.backends.qmp_json import rows
 from snapkit.model import Graph
 
 __all__ = ["NEEDED", "observe"]
@@ -21,6 +22,8 @@ NEEDED = frozenset(("query-block", "query-named-block-nodes", "x-debug-query-blo
 _READINGS = 8
 _CREATION_SECONDS = 30.0
 _POLL_SECONDS = 0.05
+_FEW = 64
+"""Nodes of which a graph is built in less time than another thread is woken."""
 _FLAT: dict[str, dict[str, object]] = {"query-named-block-nodes": {"flat": True}}
 
 
@@ -35,6 +38,8 @@ async def observe(execute: Execute, commands: Collection[str], directory: str) -
         await _refuse_danger(ask, await _jobs_without_creation(ask))
         reading = await _read(ask, directory)
         try:
+            if len(rows(reading.nodes, "query-named-block-nodes")) < _FEW:
+                return qmp_graph.build(reading)
             return await asyncio.to_thread(qmp_graph.build, reading)
         except qmp_graph.Inconsistent:
             continue
