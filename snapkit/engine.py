@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import posixpath
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -154,7 +152,7 @@ class _Engine:
         try:
             async with self._phase("prepare"):
                 await self.backend.prepare(script, self.receipt)
-                await self._look_at_reused_overlays(script)
+                await verify.reused_overlays(self.backend, script)
             async with self._phase("flush"):
                 await asyncio.gather(
                     self._flush(script), self._refuse_moved_devices(before, script)
@@ -238,23 +236,6 @@ class _Engine:
             what = "; ".join([*news[:_SHOWN], *more]) or "its block graph is another one"
             msg = f"The VM has changed since the plan was made: {what}. Make the plan again."
             raise PlanError(msg)
-
-    async def _look_at_reused_overlays(self, script: Script) -> None:
-        """QEMU checks neither size nor header of an overlay; the opened node shows both."""
-        reused = [overlay for overlay in script.overlays if not overlay.create]
-        if not reused or not script.prepare:
-            return
-        nodes = (await self.backend.observe()).nodes
-        for overlay in reused:
-            node = nodes[overlay.node]
-            if node.virtual_size != overlay.virtual_size:
-                msg = (
-                    f"{overlay.file} has {node.virtual_size} bytes, the disk {overlay.virtual_size}"
-                )
-                raise Refused(msg, overlay.device)
-            real = _real if self.backend.local else posixpath.normpath
-            if wrong := await asyncio.to_thread(compare.header_of, node, overlay, real):
-                raise Refused(wrong, overlay.device)
 
     async def _flush(self, script: Script) -> None:
         """Wait for the disks' own writing, as long as it takes, unless that is too long."""
@@ -390,12 +371,3 @@ class _Engine:
             outcome = replace(found, phases=tuple(self.phases))
         msg = telling.failure(cause, remarks, self.record.number)
         raise SnapshotError(telling.short(msg), outcome) from cause
-
-
-def _real(name: str) -> object:
-    """What tells whether two names of this host are one file."""
-    try:
-        found = os.stat(name)
-    except OSError:
-        return posixpath.normpath(name)
-    return found.st_dev, found.st_ino

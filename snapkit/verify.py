@@ -1,15 +1,18 @@
-"""Looking at a VM after its switch: every device on its overlay, and everything else as it was."""
+"""Looking at what a run has brought about: before its switch, and after it."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import posixpath
 from collections.abc import Awaitable, Sequence
 
 from snapkit import compare, disk_image
-from snapkit.backends.base import Backend, Unseen
+from snapkit.backends.base import Backend, Refused, Unseen
 from snapkit.model import Graph, Outcome
 from snapkit.script import Script
 
-__all__ = ["gone", "not_switched", "verify"]
+__all__ = ["gone", "not_switched", "reused_overlays", "verify"]
 
 
 async def verify(
@@ -63,6 +66,34 @@ async def _replaced(backend: Backend, after: Graph, script: Script, notes: list[
         return []
     found = ((d.name, disk_image.replaced(after, d, files)) for d in devices)
     return [f"{name}: {words}" for name, texts in found for words in texts]
+
+
+async def reused_overlays(backend: Backend, script: Script) -> None:
+    """Look at overlays that were there before, once they are open. Raises Refused.
+
+    QEMU checks neither size nor header; the opened node shows both.
+    """
+    reused = [overlay for overlay in script.overlays if not overlay.create]
+    if not reused or not script.prepare:
+        return
+    nodes = (await backend.observe()).nodes
+    for overlay in reused:
+        node = nodes[overlay.node]
+        if node.virtual_size != overlay.virtual_size:
+            msg = f"{overlay.file} has {node.virtual_size} bytes, the disk {overlay.virtual_size}"
+            raise Refused(msg, overlay.device)
+        real = _real if backend.local else posixpath.normpath
+        if wrong := await asyncio.to_thread(compare.header_of, node, overlay, real):
+            raise Refused(wrong, overlay.device)
+
+
+def _real(name: str) -> object:
+    """What tells whether two names of this host are one file."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return posixpath.normpath(name)
+    return found.st_dev, found.st_ino
 
 
 def not_switched(before: Graph, after: Graph, script: Script, remarks: list[str]) -> Outcome:
