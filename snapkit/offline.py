@@ -12,8 +12,9 @@ __all__ = ["can_tell", "in_use", "remove", "there", "written"]
 
 
 def can_tell(receipt: Receipt, overlays: Sequence[Overlay]) -> bool:
-    """Whether it is known of every overlay what it was before the switch."""
-    known = {made.path for made in (*receipt.files, *receipt.reused) if made.identity}
+    """Whether every overlay is there, and it is known what it was before the switch."""
+    files = (*receipt.files, *receipt.reused)
+    known = {made.path for made in files if made.identity and claims.is_ours(made)}
     return all(overlay.file in known for overlay in overlays)
 
 

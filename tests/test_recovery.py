@@ -711,3 +711,17 @@ def test_a_run_that_another_recovery_has_just_finished_is_not_told_again(
     monkeypatch.setattr(Journal, "resume", late)
     assert snapkit.recover().empty
     assert not [*qemu.directory.glob("*.snap")]
+
+
+@engines
+def test_where_the_vm_has_ended_and_its_overlays_were_moved_nothing_is_claimed(
+    qemu: Process, targets: dict[str, str], engine: str
+) -> None:
+    snapshot_that_dies(qemu.uri, targets, after="transaction", engine=engine)
+    qemu.stop()
+    for file in targets.values():
+        Path(file).rename(f"{file}.moved")
+    row = recovered()
+    assert row["state"] == "unknown"
+    assert "whether it was switched cannot be told" in row["done"]
+    assert all(Path(f"{file}.moved").exists() for file in targets.values())

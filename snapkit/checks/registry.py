@@ -230,11 +230,14 @@ def run(
 
 
 def _cell(device: str, found: Sequence[Problem]) -> str:
-    worst = next((p for p in found if p.severity == "error"), found[0] if found else None)
-    if worst is None:
+    if not found:
         return "ok"
-    whose = f"{worst.device}: " if worst.device not in {"", device} else ""
-    return f"{worst.severity}: {whose}{worst.message}"
+    worst = "error" if any(problem.severity == "error" for problem in found) else "warning"
+    said = (
+        f"{f'{p.device}: ' if p.device not in {'', device} else ''}{p.message}"
+        for p in sorted(found, key=lambda problem: problem.severity != "error")
+    )
+    return f"{worst}: {'; '.join(said)}"
 
 
 def _by_device(problems: Iterable[Problem], survey: Survey) -> list[Problem]:

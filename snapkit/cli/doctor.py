@@ -332,6 +332,8 @@ def _doctor(_: argparse.Namespace, console: Console) -> int:
         console.say(f"Not all is well: {', '.join(failing)}.")
         return 1
     console.say("All that snapkit needs is here.")
+    if others := [part.part for part in found if part.status == "bad"]:
+        console.say(f"Something to do: {', '.join(others)}.")
     return 0
 
 

@@ -77,6 +77,8 @@ def start(temporary: Path) -> Iterator[Start]:
             "from snapkit.lab import Lab\n"
             "lab = Lab()\n"
             "print(lab.pid, lab.directory, flush=True)\n"
+            # Until the processes of the lab are known, it has to stay.
+            "os.read(0, 1)\n"
             f"{code}\n"
             "sys.stdin.read()\n"
         )
@@ -89,10 +91,12 @@ def start(temporary: Path) -> Iterator[Start]:
             bufsize=0,
         )
         assert process.stdout is not None
+        assert process.stdin is not None
         pid, directory = line_from(process.stdout.fileno()).split(maxsplit=1)
         assert Path(directory).parent == temporary
         started = Started(process, int(pid), parent_of(int(pid)), Path(directory))
         all_started.append(started)
+        process.stdin.write(b".")
         return started
 
     yield start
