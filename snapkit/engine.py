@@ -106,7 +106,9 @@ class _Engine:
             await self._end("unknown", str(err))
             raise
         except (ConnectError, Refused) as err:
-            # Only the first look lets these through.
+            # Only the first look lets these through. Where QEMU itself had to look, it may not have
+            # been able to close what it opened.
+            self.clean = self.backend.local
             await self._end("not switched", str(err))
             raise
         else:
@@ -369,5 +371,5 @@ class _Engine:
             remarks += compare.changes(before, after).values()
             found = verify.not_switched(before, after, script, remarks)
             outcome = replace(found, phases=tuple(self.phases))
-        msg = telling.failure(cause, remarks, self.record.number)
+        msg = telling.failure(cause, remarks, None if self.clean else self.record.number)
         raise SnapshotError(telling.short(msg), outcome) from cause

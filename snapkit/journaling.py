@@ -66,7 +66,7 @@ class JournalError(SnapkitError):
 def default_path() -> str:
     """Where the journal is: ``SNAPKIT_JOURNAL``, or a file in the user's state directory."""
     if given := os.environ.get("SNAPKIT_JOURNAL"):
-        return os.path.abspath(given)
+        return os.path.realpath(given)
     import platformdirs
 
     return os.path.join(platformdirs.user_state_dir("snapkit"), "journal.sqlite")
@@ -86,7 +86,8 @@ class Journal:
     """The journal at a path. It is made when something is first written to it."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        # Under two names it would have two files of locks.
+        self.path = path = os.path.realpath(path)
         self.holds = Holds(f"{path}.lock")
 
     def begin(self, start: Start) -> Record:
@@ -94,7 +95,7 @@ class Journal:
         held: list[int] = []
         try:
             with self.writing(make=True) as connection:
-                number = _insert(connection, start)
+                number, started = _insert(connection, start)
                 # From before anybody can see it.
                 self._hold(number)
                 held.append(number)
@@ -103,7 +104,7 @@ class Journal:
                 # It was not written down, so the number will be given again.
                 self.holds.drop(number)
             raise
-        return Record(self, number)
+        return Record(self, number, started)
 
     def _hold(self, number: int) -> None:
         if not self.holds.take(number):
@@ -130,7 +131,9 @@ class Journal:
     def resume(self, number: int) -> Record | None:
         """Take over a run that nobody is at; None if somebody is. Raises JournalError."""
         with self._told():
-            return Record(self, number) if self.holds.take(number) else None
+            if not self.holds.take(number):
+                return None
+            return Record(self, number, self.entry(number).started.isoformat())
 
     def entries(self, *, closed: bool = True) -> list[Entry]:
         """All runs, oldest first; without ``closed`` those with something left to find out."""
@@ -277,9 +280,10 @@ class Journal:
 class Record:
     """One run's own lines in the journal, held by this process until it is let go."""
 
-    def __init__(self, journal: Journal, number: int) -> None:
+    def __init__(self, journal: Journal, number: int, started: str) -> None:
         self.journal = journal
         self.number = number
+        self._started = started
         self._noted: list[tuple[int, str, str]] = []
 
     def note(self, phase: str) -> None:
@@ -311,6 +315,11 @@ class Record:
     def _writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction, in which the phases that were noted are written first."""
         with self.journal.writing(durable=durable) as connection:
+            query = "SELECT started FROM runs WHERE number = ?"
+            row = connection.execute(query, (self.number,)).fetchone()
+            if row is None or row["started"] != self._started:
+                msg = f"The journal {self.journal.path} is another one now, without this run"
+                raise JournalError(msg)
             for noted in self._noted:
                 connection.execute("INSERT INTO steps VALUES (?, ?, ?)", noted)
                 connection.execute(
@@ -359,7 +368,8 @@ def _synchronize(connection: sqlite3.Connection, *, durable: bool) -> None:
     connection.execute(f"PRAGMA synchronous = {how}")
 
 
-def _insert(connection: sqlite3.Connection, start: Start) -> int:
+def _insert(connection: sqlite3.Connection, start: Start) -> tuple[int, str]:
+    """The number of a new run, and when it started."""
     now = _now()
     found = connection.execute(
         "INSERT INTO runs (started, start, made, phase, state, closed, message)"
@@ -369,7 +379,7 @@ def _insert(connection: sqlite3.Connection, start: Start) -> int:
     number = found.lastrowid
     assert number is not None  # noqa: S101  sqlite3 gives every inserted row one
     connection.execute("INSERT INTO steps VALUES (?, ?, 'journal')", (number, now))
-    return number
+    return number, now
 
 
 def _now() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from snapkit.backends import claims, locks
+from snapkit.backends import claims, headers, locks
 from snapkit.backends.base import MadeFile, Receipt
 from snapkit.script import Overlay
 
-__all__ = ["can_tell", "in_use", "remove", "there", "written"]
+__all__ = ["built_on", "can_tell", "in_use", "remove", "replaced", "there", "written"]
 
 
 def can_tell(receipt: Receipt, overlays: Sequence[Overlay]) -> bool:
@@ -32,6 +33,32 @@ def in_use(receipt: Receipt) -> list[str]:
     files = (*receipt.files, *receipt.reused)
     known = (made for made in files if made.identity and claims.is_ours(made))
     return [made.path for made in known if locks.is_locked(made.path)]
+
+
+def built_on(receipt: Receipt) -> dict[str, str]:
+    """The files of a run on which another image beside them stands, and that image."""
+    own = {os.path.realpath(made.path): made.path for made in receipt.files}
+    found: dict[str, str] = {}
+    for directory in {os.path.dirname(made.path) for made in receipt.files}:
+        for name in _names(directory):
+            other = os.path.join(directory, name)
+            below = headers.backing_file(other)
+            if below and (mine := own.get(os.path.realpath(below))):
+                found[mine] = other
+    return found
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def replaced(receipt: Receipt) -> set[str]:
+    """The names of a run's files under which there is another file now."""
+    known = (made for made in receipt.files if made.identity and not claims.is_ours(made))
+    return {made.path for made in known if os.path.lexists(made.path)}
 
 
 def there(receipt: Receipt) -> list[MadeFile]:

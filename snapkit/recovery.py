@@ -102,6 +102,11 @@ async def _recover(
         if entry.closed:
             return None
         return await _Recovery(entry, record, machines, dry_run=dry_run).run()
+    except SnapkitError:
+        raise
+    except Exception as err:  # noqa: BLE001  one damaged entry must not stand in others' way
+        found = f"its entry in the journal is damaged: {type(err).__name__}: {err}"
+        return _row(entry, "unknown", found, _NOTHING)
     finally:
         await asyncio.to_thread(record.release)
 
@@ -161,7 +166,7 @@ class _Recovery:
 
     async def run(self) -> Recovered:
         """Look, remove what is left, and finish the record."""
-        if self.entry.phase in _UNSENT:
+        if self.entry.phase in _UNSENT and self.entry.start.local:
             return await self._finish(_NOT_SWITCHED, "it ended before anything was sent", [])
         if processes.is_gone(self.entry.start.instance):
             return await self._without_vm("the VM has ended")
@@ -190,7 +195,8 @@ class _Recovery:
 
     async def _with_vm(self, backend: Backend, graph: Graph) -> Recovered:
         """The VM is there: what it shows is what is so."""
-        on = [o for o in self.overlays if _is_in_a_chain(graph, o)]
+        others = await asyncio.to_thread(offline.replaced, self.receipt)
+        on = [o for o in self.overlays if o.file not in others and _is_in_a_chain(graph, o)]
         # One transaction takes all of them: where one still waits, it was never carried out, and
         # what is in a chain was put there by somebody else.
         sent = self.entry.phase in _SENT and not any(_waits(graph, o) for o in self.overlays)
@@ -208,7 +214,16 @@ class _Recovery:
         left.files[:] = [made for made in left.files if made.path not in used]
         remarks = [f"{file} is in use by the VM, and was left alone" for file in sorted(used)]
         found = "the disks are as they were before the run"
+        if sent and self.entry.start.local and not self._can_tell():
+            left.files.clear()
+            found = (
+                "its overlays are gone or are other files now: whether it was switched is unknown"
+            )
+            return await self._remove(left, found, backend, remarks, state="unknown")
         return await self._remove(left, found, backend, remarks)
+
+    def _can_tell(self) -> bool:
+        return offline.can_tell(self.receipt, self.overlays)
 
     async def _was_switched(self) -> bool:
         """Whether the run got its answer, or its overlays were written to after it asked."""
@@ -234,26 +249,34 @@ class _Recovery:
         if await self._was_switched():
             what = f"{found}; it was switched, and its disks are {files}"
             return await self._finish(_SWITCHED, what, [])
-        if self.entry.phase == "switch" and not offline.can_tell(self.receipt, self.overlays):
+        if self.entry.phase == "switch" and not self._can_tell():
             remark = f"whether it was switched cannot be told: look at {files}"
             return await self._finish("unknown", found, [remark])
         left = Receipt(files=offline.there(self.receipt))
         return await self._remove(left, f"{found}; nothing was written to its overlays", None)
 
     async def _remove(
-        self, left: Receipt, found: str, backend: Backend | None, remarks: Sequence[str] = ()
+        self,
+        left: Receipt,
+        found: str,
+        backend: Backend | None,
+        remarks: Sequence[str] = (),
+        *,
+        state: str = _NOT_SWITCHED,
     ) -> Recovered:
         """Take away what is left, over the VM's connection or without one."""
         # What somebody has written to since is not only ours any more.
         written = [made.path for made in left.files if made.path in await self._written()]
-        left.files[:] = [made for made in left.files if made.path not in written]
+        below = await asyncio.to_thread(offline.built_on, left)
+        left.files[:] = [made for made in left.files if made.path not in {*written, *below}]
         more = [f"{path} has been written to, and was left alone" for path in written]
+        more += [f"{x} stands on {path}, which was left alone" for path, x in below.items()]
         remarks = [*remarks, *more]
         if self.dry_run:
             sure = _without(left, Receipt(files=[made for made in left.files if not made.identity]))
             plan = [f"would remove {sure}"] if sure else []
             plan += [f"{m.path} may be left" for m in left.files if not m.identity]
-            return _row(self.entry, _NOT_SWITCHED, found, "; ".join([*plan, *remarks]) or _NOTHING)
+            return _row(self.entry, state, found, "; ".join([*plan, *remarks]) or _NOTHING)
         if backend is None:
             remarks += await asyncio.to_thread(offline.remove, left)
             still = Receipt(files=await asyncio.to_thread(offline.there, left))
@@ -262,7 +285,7 @@ class _Recovery:
             if not backend.connected:
                 return self._unknown(ConnectError("; ".join(remarks) or "it has gone meanwhile"))
             still = await backend.leftovers(self.overlays, self.receipt)
-        return await self._finish(_NOT_SWITCHED, found, remarks, _without(left, still))
+        return await self._finish(state, found, remarks, _without(left, still))
 
     async def _finish(
         self, state: str, found: str, remarks: Sequence[str], removed: Receipt | None = None

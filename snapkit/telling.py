@@ -51,10 +51,11 @@ def blamed(text: str, script: Script) -> str:
     return devices[0] if len(devices) == 1 else f"one of {', '.join(devices)}"
 
 
-def failure(cause: BaseException, remarks: list[str], number: int) -> str:
+def failure(cause: BaseException, remarks: list[str], number: int | None) -> str:
     """A run that switched nothing: why, and what became of what it made.
 
-    ``remarks`` are what the undo could not do; ``number`` is the journal's.
+    ``remarks`` are what the undo could not do, and what else has changed; ``number`` is the
+    journal's, where recovery has something left to do.
     """
     if isinstance(cause, Cancelled):
         begin = str(cause)
@@ -68,10 +69,8 @@ def failure(cause: BaseException, remarks: list[str], number: int) -> str:
             f"{ended(begin)} Everything was undone: no device was switched, "
             "and no file of this run is left."
         )
-    return (
-        f"{ended(begin)} This run switched no device, but: {ended('; '.join(remarks))} "
-        f"{recoverable(number)}"
-    )
+    said = f"{ended(begin)} This run switched no device, but: {ended('; '.join(remarks))}"
+    return said if number is None else f"{said} {recoverable(number)}"
 
 
 def recoverable(number: int) -> str:

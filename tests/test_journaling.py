@@ -369,7 +369,7 @@ def test_without_a_journal_nothing_is_sent(
         with pytest.raises(snapkit.PlanError, match=words) as caught:
             plan.run()
     assert "nothing was sent" in str(caught.value)
-    assert str(journal_path) in str(caught.value)
+    assert os.path.realpath(journal_path) in str(caught.value)
     assert ".." not in str(caught.value)
     with pytest.raises(snapkit.SnapkitError, match=words):
         snapkit.journal()
@@ -572,3 +572,27 @@ def test_waiting_for_another_process_s_write_is_no_failure(
 def _has_open(pid: int, path: Path) -> bool:
     handles = Path(f"/proc/{pid}/fd")
     return any(os.path.realpath(handle) == str(path) for handle in handles.iterdir())
+
+
+def test_a_journal_has_one_file_of_holds_under_whatever_name(
+    journal: Journal, journal_path: Path
+) -> None:
+    record = journal.begin(START)
+    link = journal_path.with_name("link")
+    link.symlink_to(journal_path)
+    assert Journal(str(link)).resume(record.number) is None
+    record.release()
+
+
+def test_a_run_writes_nothing_into_another_run_s_entry(
+    journal: Journal, journal_path: Path
+) -> None:
+    record = journal.begin(START)
+    with sqlite3.connect(journal_path) as connection:
+        # As in a journal that was begun anew meanwhile, with the same numbers.
+        connection.execute("UPDATE runs SET started = '2026-01-01T00:00:00+00:00'")
+    connection.close()
+    with pytest.raises(JournalError, match="another one now"):
+        record.step("switch")
+    assert [entry.phase for entry in journal.entries()] == ["journal"]
+    record.release()

@@ -725,3 +725,45 @@ def test_where_the_vm_has_ended_and_its_overlays_were_moved_nothing_is_claimed(
     assert row["state"] == "unknown"
     assert "whether it was switched cannot be told" in row["done"]
     assert all(Path(f"{file}.moved").exists() for file in targets.values())
+
+
+def test_an_overlay_on_which_another_image_stands_is_left_and_named(
+    qemu: Process, targets: dict[str, str]
+) -> None:
+    snapshot_that_dies(qemu.uri, targets, after="transaction")
+    qemu.stop()
+    first, *rest = targets.values()
+    top = create_image(f"{first}.top", backing=first, backing_format="qcow2")
+    row = recovered()
+    assert f"{top} stands on {first}, which was left alone" in row["done"]
+    assert Path(first).exists()
+    assert not any(Path(file).exists() for file in rest)
+
+
+def test_existing_overlays_that_held_data_before_prove_no_switch(
+    qemu: Process, targets: dict[str, str]
+) -> None:
+    for number, file in enumerate(targets.values()):
+        base = str(qemu.directory / f"disk{number}.qcow2")
+        create_image(file, backing=base, backing_format="qcow2")
+        # Without its base, which the VM has locked.
+        options = f"driver=qcow2,file.filename={file},backing="
+        command = ["qemu-io", "-c", "write 0 64k", "--image-opts", options]
+        subprocess.run(command, check=True, capture_output=True)
+    before = state(qemu)
+    snapshot_that_dies(qemu.uri, targets, "switch", engine="classic", mode="existing")
+    row = recovered()
+    assert (row["state"], row["done"]) == ("not switched", "nothing")
+    assert state(qemu) == before
+
+
+def test_overlays_that_are_gone_do_not_tell_of_a_living_vm_either(
+    qemu: Process, targets: dict[str, str]
+) -> None:
+    snapshot_that_dies(qemu.uri, targets, before="transaction")
+    for file in targets.values():
+        Path(file).unlink()
+    nodes = {node for node, _, _ in graph(qemu)["nodes"]}
+    row = recovered()
+    assert row["state"] == "not switched"
+    assert len(nodes - {node for node, _, _ in graph(qemu)["nodes"]}) == 2 * len(targets)

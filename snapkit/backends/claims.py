@@ -187,7 +187,7 @@ def was_written(made: MadeFile, receipt: Receipt) -> bool:
     found = _at(made.path)
     if found is None or made.identity is None or not _same(found, made):
         return False
-    if receipt.prepared:
+    if receipt.prepared or made in receipt.reused:
         return (found.size, found.modified) != (made.size, made.modified)
     if not found.size:
         return False

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from snapkit.backends import files
 
-__all__ = ["Header", "chain"]
+__all__ = ["Header", "backing_file", "chain"]
 
 _QCOW2_BEGIN = struct.Struct(">4x I QI I")
 _QCOW2_REST = struct.Struct(">Q I IQ QI IQ")
@@ -77,6 +77,17 @@ def chain(path: str, format: str) -> list[tuple[str, str]] | str | None:  # noqa
         return str(err)
     except _Unusual:
         return files.chain(path, format)
+
+
+def backing_file(path: str) -> str:
+    """The file that an image's header names as its backing file; empty if there is none.
+
+    Also empty where that takes ``qemu-img``, or cannot be read.
+    """
+    try:
+        return _below(path, _read(path, None).backing_file)
+    except (_Complaint, _Unusual):
+        return ""
 
 
 def _chain(path: str, format: str) -> list[tuple[str, str]]:  # noqa: A002  QEMU's word

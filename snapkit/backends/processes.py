@@ -133,9 +133,10 @@ def is_gone(known: str) -> bool:
 
     False where that is not known, as of a process of another host or container.
     """
-    if not known:
+    parts = known.split("/")
+    if len(parts) != 5 or not parts[3].isdecimal():
         return False
-    machine, boot, namespace, pid, _ = known.split("/")
+    machine, boot, namespace, pid, _ = parts
     here = _here()
     if boot != here[1]:
         # The same machine has been started anew since; of another one nothing is known.

@@ -18,7 +18,10 @@ from snapkit.backends.base import Refused
 from snapkit.facts import FileFacts, ImageFacts
 from snapkit.model import FORMATS
 
-__all__ = ["look"]
+__all__ = ["PREFIX", "look"]
+
+PREFIX = "snapkit-look-"
+"""How the nodes are called with which QEMU looks; each is closed at once."""
 
 Execute = Callable[[str, Mapping[str, object]], Awaitable[Any]]
 _What = Literal["nothing", "directory", "file", "unknown"]
@@ -106,4 +109,4 @@ def _header(image: dict[str, Any]) -> ImageFacts:
 
 
 def _free_name() -> str:
-    return f"snapkit-look-{secrets.token_hex(6)}"
+    return f"{PREFIX}{secrets.token_hex(6)}"

@@ -168,9 +168,13 @@ class Overlays:
         mine = [o for o in overlays if o.file in ours or not o.create]
         names = [(name, o.file) for o in mine for name in (o.file_node, o.node)]
         jobs = {job.id for job in graph.jobs}
+        nodes = [n for n, file in names if n in graph.nodes and graph.nodes[n].file == file]
+        # They are closed from the last to the first: what stands on another comes behind it.
+        asked = sorted(graph.nodes.values(), key=lambda node: len(node.children))
+        looks = [n.name for n in asked if n.name.startswith(qmp_look.PREFIX)]
         return Receipt(
             files=there,
-            nodes=[n for n, file in names if n in graph.nodes and graph.nodes[n].file == file],
+            nodes=[*(name for name in looks if not self._monitor.place.local), *nodes],
             jobs=[job_id(name) for name, _ in names if job_id(name) in jobs],
         )
 
