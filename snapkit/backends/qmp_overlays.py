@@ -114,6 +114,8 @@ class Overlays:
         if self._monitor.place.local:
             for kept in (receipt.files, receipt.reused):
                 kept[:] = map(claims.measure, kept)
+            # What cannot be seen was not measured either.
+            receipt.prepared = receipt.prepared and all(map(claims.is_ours, receipt.files))
         receipt.keep(receipt)
 
     async def _send_together(self, commands: Sequence[Command], receipt: Receipt) -> None:

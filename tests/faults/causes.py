@@ -154,13 +154,13 @@ class ReadOnly(Fault):
     def strike(self, cell: Cell, client: Client) -> None:
         assert cell.room is not None
         store = str(cell.store)
-        refused = cell.room.mount("-o", "remount,ro", store)
+        refused = cell.room.mount("-o", "remount,ro", "tmpfs", store)
         self.covered = bool(refused)
         if refused:
             assert "busy" in refused, refused
             self.remark = REFUSED
             assert cell.room.mount("--bind", store, store) == ""
-            assert cell.room.mount("-o", "remount,bind,ro", store) == ""
+            assert cell.room.mount("-o", "remount,bind,ro", "tmpfs", store) == ""
         _is_read_only(cell)
 
     def mend(self, cell: Cell) -> None:
@@ -168,7 +168,7 @@ class ReadOnly(Fault):
         if self.covered:
             cell.room.unmount(cell.store)
         else:
-            assert cell.room.mount("-o", "remount,rw", str(cell.store)) == ""
+            assert cell.room.mount("-o", "remount,rw", "tmpfs", str(cell.store)) == ""
 
 
 def _is_read_only(cell: Cell) -> None:
