@@ -163,10 +163,8 @@ class _Engine:
                 self._stop_if_asked()
                 await self.backend.confirm(script, self.receipt)
                 await self._switch(before, script)
-        except OutcomeUnknown:
-            raise
-        except SnapshotError:
-            # The VM was switched, and has ended.
+        except (OutcomeUnknown, SnapshotError):
+            # Nobody can look, or the VM was switched and has ended: nothing is undone.
             raise
         except (Exception, asyncio.CancelledError) as err:  # noqa: BLE001  all of it is undone
             await self._give_up(before, script, err)

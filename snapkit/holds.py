@@ -10,13 +10,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import struct
 import threading
 
-__all__ = ["Holds"]
+from snapkit import byte_locks
 
-_FLOCK = "hhqqi4x"
-"""``struct flock``: type, whence, start, length, pid."""
+__all__ = ["Holds"]
 
 _lock = threading.RLock()
 _files: dict[str, int] = {}
@@ -53,9 +51,7 @@ class Holds:
         with _lock:
             if (self.path, number) in _held:
                 return True
-            wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-            found = struct.unpack(_FLOCK, fcntl.fcntl(self._file(), fcntl.F_GETLK, wanted))
-            return bool(found[0] != fcntl.F_UNLCK)
+            return byte_locks.is_locked(self._file(), fcntl.F_GETLK, number, 1)
 
     def drop(self, number: int) -> None:
         """Let go of a run that this process holds."""

@@ -15,7 +15,7 @@ __all__ = ["built_on", "can_tell", "in_use", "remove", "replaced", "there", "wri
 def can_tell(receipt: Receipt, overlays: Sequence[Overlay]) -> bool:
     """Whether every overlay is there, and it is known what it was before the switch."""
     files = (*receipt.files, *receipt.reused)
-    known = {made.path for made in files if made.identity and claims.is_ours(made)}
+    known = {made.path for made in _still(files)}
     return all(overlay.file in known for overlay in overlays)
 
 
@@ -31,8 +31,7 @@ def written(receipt: Receipt) -> list[str]:
 def in_use(receipt: Receipt) -> list[str]:
     """The overlays of a run that another process has locked, as QEMU does with a disk."""
     files = (*receipt.files, *receipt.reused)
-    known = (made for made in files if made.identity and claims.is_ours(made))
-    return [made.path for made in known if locks.is_locked(made.path)]
+    return [made.path for made in _still(files) if locks.is_locked(made.path)]
 
 
 def built_on(receipt: Receipt) -> dict[str, str]:
@@ -63,7 +62,12 @@ def replaced(receipt: Receipt) -> set[str]:
 
 def there(receipt: Receipt) -> list[MadeFile]:
     """Those of a run's own files that there still are."""
-    return [made for made in receipt.files if made.identity and claims.is_ours(made)]
+    return _still(receipt.files)
+
+
+def _still(files: Sequence[MadeFile]) -> list[MadeFile]:
+    """Those files that are known, and still under their names."""
+    return [made for made in files if made.identity and claims.is_ours(made)]
 
 
 def remove(receipt: Receipt) -> list[str]:

@@ -266,7 +266,8 @@ class _Recovery:
     ) -> Recovered:
         """Take away what is left, over the VM's connection or without one."""
         # What somebody has written to since is not only ours any more.
-        written = [made.path for made in left.files if made.path in await self._written()]
+        touched = set(await self._written())
+        written = [made.path for made in left.files if made.path in touched]
         below = await asyncio.to_thread(offline.built_on, left)
         left.files[:] = [made for made in left.files if made.path not in {*written, *below}]
         more = [f"{path} has been written to, and was left alone" for path in written]

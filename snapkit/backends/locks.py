@@ -7,17 +7,13 @@ file, so any lock there that is not of this very descriptor is somebody else's.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
-import struct
+
+from snapkit import byte_locks
 
 __all__ = ["is_locked"]
 
-_OFD_GETLK = 36
-"""``F_OFD_GETLK`` of ``fcntl(2)``, which Python's ``fcntl`` has not."""
-_FLOCK = "hhqqi4x"
-"""``struct flock``: type, whence, start, length, pid."""
 _FIRST, _COUNT = 100, 200
 
 
@@ -31,10 +27,8 @@ def is_locked(path: str) -> bool | None:
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return None
-        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _FIRST, _COUNT, 0)
-        found = struct.unpack(_FLOCK, fcntl.fcntl(handle, _OFD_GETLK, wanted))
+        return byte_locks.is_locked(handle, byte_locks.OFD_GETLK, _FIRST, _COUNT)
     except OSError:
         return None
     finally:
         os.close(handle)
-    return bool(found[0] != fcntl.F_UNLCK)

@@ -64,6 +64,11 @@ def test_an_unknown_verb_gets_the_one_that_was_meant(run_snapkit: RunCommand) ->
         ("snapshot unix:/a --all --devices drive0", "not allowed"),
         ("snapshot unix:/a drive0=/b --tag x", "--template and --tag"),
         ("snapshot unix:/a drive0=/b --engine warp", "warp"),
+        ("journal unix:/a", "unrecognized"),
+        ("journal --limit 0", "invalid"),
+        ("journal --limit x", "invalid"),
+        ("recover --timeout 0", "invalid"),
+        ("recover unix:/a", "unrecognized"),
     ],
 )
 def test_what_cannot_be_understood_is_a_matter_of_usage(

@@ -146,24 +146,6 @@ def test_a_run_that_a_process_is_at_is_named_and_no_error(
     record.release()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("journal unix:/a", "unrecognized"),
-        ("journal --limit 0", "invalid"),
-        ("journal --limit x", "invalid"),
-        ("recover --timeout 0", "invalid"),
-        ("recover unix:/a", "unrecognized"),
-    ],
-)
-def test_what_cannot_be_understood_is_a_matter_of_usage(
-    words: str, said: str, run_snapkit: RunCommand
-) -> None:
-    done = run_snapkit(*words.split())
-    assert (done.status, done.out) == (2, "")
-    assert said in done.err
-
-
 @pytest.mark.parametrize("verb", ["journal", "recover"])
 def test_a_journal_that_cannot_be_used_is_one_sentence(
     verb: str, journal_path: Path, run_snapkit: RunCommand
