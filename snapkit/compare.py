@@ -84,7 +84,7 @@ def header(graph: Graph, overlay: Overlay) -> str:
     """
     device = graph.devices.get(overlay.device)
     node = graph.nodes.get(device.node) if device else None
-    return header_of(node, overlay) if node else ""
+    return header_of(node, overlay) if node and node.header_known else ""
 
 
 def header_of(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from snapkit.backends import host
+from snapkit import loop
+from snapkit.backends import host, libvirt_hosts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -15,19 +17,29 @@ _COLUMNS = ["uri", "domain", "name", "state", "backend", "pid", "program", "user
 
 
 def discover() -> DataFrame:
-    """Every QMP monitor of this host, a row each. Nothing is connected to.
+    """What ``connect`` takes on this host: every QMP monitor, and every domain that runs.
 
     Columns: ``uri`` and ``domain`` (None for QMP) are what ``connect`` takes; ``name`` is the
-    guest's name. ``state`` is "free", "in use" (another client is connected), "no
-    permission" (for this user) or "gone" (nothing listens there any more). ``backend`` is
-    "qmp". ``pid``, ``program`` and ``user`` are those of the process that offers it.
+    guest's name. ``backend`` is "qmp" or "libvirt". ``state`` of a monitor is "free", "in
+    use" (another client is connected), "no permission" (for this user) or "gone" (nothing
+    listens there any more); that of a domain is libvirt's, such as "running" or "paused".
+    ``pid``, ``program`` and ``user`` are those of the process, 0 and empty where unknown.
 
-    Found from the processes that run, on Linux; elsewhere the table is empty.
+    Found from the processes that run and the sockets on which somebody listens, on Linux;
+    elsewhere the table is empty. No monitor is connected to, and no daemon is started.
     """
     import pandas as pd
 
-    rows = [
-        {
+    rows = [*_monitors(), *_domains()]
+    frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"pid": "int64"})
+    # Among names pandas would make NaN of None.
+    frame["domain"] = pd.Series([row["domain"] for row in rows], dtype=object)
+    return frame
+
+
+def _monitors() -> Iterator[dict[str, Any]]:
+    for monitor in host.monitors():
+        yield {
             "uri": monitor.uri,
             "domain": None,
             "name": monitor.name,
@@ -37,7 +49,17 @@ def discover() -> DataFrame:
             "program": monitor.program,
             "user": monitor.user,
         }
-        for monitor in host.monitors()
-    ]
-    frame = pd.DataFrame(rows, columns=_COLUMNS)
-    return frame.astype({"domain": object, "pid": "int64"})
+
+
+def _domains() -> Iterator[dict[str, Any]]:
+    for found in loop.call(libvirt_hosts.domains()):
+        yield {
+            "uri": found.uri,
+            "domain": found.name,
+            "name": found.name,
+            "state": found.state,
+            "backend": "libvirt",
+            "pid": found.pid,
+            "program": found.program,
+            "user": found.user,
+        }

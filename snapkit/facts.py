@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from snapkit.model import Graph
+from snapkit.model import ENGINES, Graph
 
 __all__ = ["Facts", "FileFacts", "ImageFacts"]
 
@@ -77,6 +77,9 @@ class Facts:
     ``commands`` are the names of the commands that the VM understands. ``fd_limit`` is how
     many files QEMU may have open and ``fd_used`` how many it has; None is "not known" for
     both. ``tpm`` are the ids of the VM's TPMs.
+    ``engines`` are the engines that the backend has, ``mixes`` says whether one snapshot may
+    both create overlays and use some that are there, ``xml`` whether names of files are sent
+    as XML. ``snapshots`` are the names of those that the backend remembers.
     """
 
     graph: Graph
@@ -90,6 +93,10 @@ class Facts:
     fd_limit: int | None = None
     fd_used: int | None = None
     tpm: tuple[str, ...] = ()
+    engines: tuple[str, ...] = ENGINES
+    mixes: bool = True
+    xml: bool = False
+    snapshots: tuple[str, ...] = ()
 
     def file(self, path: str) -> FileFacts:
         """The facts about a path; "not known" if it was not probed."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "FORMATS",
+    "METADATA",
     "MODES",
     "QUIESCE",
     "Device",
@@ -47,6 +48,8 @@ MODES = ("absolute-paths", "existing")
 """QAPI ``NewImageMode``: create the overlay, or use a file that is already there."""
 ENGINES = ("prepared", "classic")
 """``blockdev-snapshot`` of prepared overlays, or ``blockdev-snapshot-sync``."""
+METADATA = ("yes", "no")
+"""Whether the backend remembers the snapshot, where it can."""
 QUIESCE = ("no", "try", "require")
 """Whether the guest's file systems are frozen for the switch."""
 
@@ -74,7 +77,7 @@ class Node:
     ``children`` maps the name of an edge (``file``, ``backing``) to a node-name.
     ``users`` names what holds the node: guest devices, exports and other nodes.
     ``given_name`` is the file name as QEMU shows it, ``file`` the same made absolute where
-    that was possible.
+    that was possible. ``header_known`` is False where nobody could read the image's header.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Node:
     cluster_size: int | None = None
     header_backing_file: str | None = None
     header_backing_format: str | None = None
+    header_known: bool = True
     children: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     users: tuple[str, ...] = ()
 

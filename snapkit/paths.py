@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import posixpath
+import re
 
 from snapkit.model import Finding
 
-__all__ = ["LONGEST", "fault", "is_misread"]
+__all__ = ["LONGEST", "fault", "is_misread", "unfit_for_xml"]
 
 LONGEST = 1023
 """QEMU keeps image names in 1024 bytes, and so does a qcow2 header its backing file's name."""
@@ -15,6 +16,7 @@ _OF_THE_PROCESS = ("/proc/self", "/proc/thread-self", "/dev/fd", "/dev/stdin", "
 """Names that mean another file in every process that uses them."""
 _DESCRIPTORS = "/dev/fdset/"
 """QEMU reads these as files that it was handed open."""
+_UNFIT_FOR_XML = re.compile("[^\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 _CDROM = "/dev/cdrom"
 """QEMU takes every name that begins so for a host's drive, and not for a file."""
 
@@ -42,6 +44,16 @@ def fault(name: str) -> Finding | None:
     if words := is_misread(name):
         return "error", f"{name} {words}", "Choose another directory"
     return None
+
+
+def unfit_for_xml(name: str) -> str:
+    """The first character that libvirt cannot be told as part of a file's name, or nothing.
+
+    XML 1.0 has hardly any control characters; libvirt's schema allows no line end in a path,
+    and a tab comes back from libvirt as a space.
+    """
+    found = _UNFIT_FOR_XML.search(name)
+    return found[0] if found else ""
 
 
 def is_misread(name: str) -> str:

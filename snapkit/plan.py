@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from snapkit.facts import Facts
 from snapkit.model import Graph, Outcome, Problem, Target
 from snapkit.printable import printable
 from snapkit.request import Request
-from snapkit.script import Script
+from snapkit.script import Script, Wishes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from snapkit.engine import Progress, Run
 
 __all__ = ["Plan", "Preview", "make"]
+
+
+_ONE_CLIENT = "# A monitor serves one client at a time: disconnect here first, or use this vm."
 
 
 class Preview(str):
@@ -50,7 +53,7 @@ class Bound:
     domain: str | None
     local: bool | None
     forms: tuple[str, ...]
-    write: Callable[[tuple[Target, ...], Facts, str], Script]
+    write: Callable[[tuple[Target, ...], Facts, str, Wishes], Script]
     render: Callable[[Script, str], str]
     start: Callable[[Plan, Progress | None], Run]
 
@@ -111,7 +114,7 @@ class Plan:
         """
         if not self.ok:
             raise PlanError(self.refusal(), self.problems)
-        return self.bound.write(self.targets, self.facts, self.engine)
+        return self.bound.write(self.targets, self.facts, self.engine, self.request.wishes)
 
     def again(self, facts: Facts) -> Plan:
         """The same request, checked against newer facts."""
@@ -123,11 +126,12 @@ class Plan:
         count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
         return "\n".join([f"The plan is refused ({count}); nothing was sent.", *errors])
 
-    def preview(self, form: str = "qmp") -> Preview:
-        """Exactly what runs, as text in one of ``forms``.
+    def preview(self, form: str | None = None) -> Preview:
+        """Exactly what runs, as text in one of ``forms``; without one, in the first of them.
 
         Raises PlanError if the plan is refused, and SnapkitError for an unknown form.
         """
+        form = self.forms[0] if form is None else form
         if form == "python":
             if not self.ok:
                 raise PlanError(self.refusal(), self.problems)
@@ -233,7 +237,7 @@ def _python(plan: Plan) -> str:
     lines = [
         "import snapkit",
         "",
-        "# A monitor serves one client at a time: disconnect here first, or use this vm.",
+        *([] if bound.domain else [_ONE_CLIENT]),
         f"with snapkit.connect({', '.join(where)}) as vm:",
         "    plan = vm.plan(",
         "        {",
@@ -266,3 +270,7 @@ def _options(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "engine", plan.engine
     if plan.quiesce != "no":
         yield "quiesce", plan.quiesce
+    for wish in fields(Wishes):
+        value = getattr(plan.request.wishes, wish.name)
+        if value != wish.default:
+            yield wish.name, value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
 
 from snapkit import naming
 from snapkit.errors import PlanError
-from snapkit.model import ENGINES, QUIESCE, Graph, Problem, Target
+from snapkit.model import ENGINES, METADATA, QUIESCE, Graph, Problem, Target
+from snapkit.script import Wishes
 
 __all__ = ["Options", "Request", "read"]
 
@@ -32,23 +33,37 @@ class Options:
     mode: str = "absolute-paths"
     engine: str = "prepared"
     quiesce: str = "no"
+    name: str = ""
+    description: str = ""
+    metadata: str = "yes"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not isinstance(value, str) and (field.name, value) != ("tag", None):
-                msg = f"{field.name} is {value!r}; it has to be text."
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if not isinstance(value, str) and (option.name, value) != ("tag", None):
+                msg = f"{option.name} is {value!r}; it has to be text."
                 raise PlanError(msg)
-        for name, choices in (("engine", ENGINES), ("quiesce", QUIESCE)):
+        for name, choices in (
+            ("engine", ENGINES),
+            ("quiesce", QUIESCE),
+            ("metadata", METADATA),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 msg = f"{name} is {value!r}; it has to be one of: {', '.join(choices)}."
                 raise PlanError(msg)
 
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """The options that were given and speak of what a backend remembers of a snapshot."""
+        plain = Wishes()
+        names = (wish.name for wish in fields(Wishes))
+        return tuple(name for name in names if getattr(self, name) != getattr(plain, name))
+
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Options:
         """Options from keywords. Raises PlanError for an unknown one."""
-        known = [field.name for field in fields(cls)]
+        known = [option.name for option in fields(cls)]
         for name in given:
             if name not in known:
                 msg = f"plan() has no option {name!r}; it has: {', '.join(known)}."
@@ -64,6 +79,7 @@ class Request:
     engine: str = "prepared"
     quiesce: str = "no"
     problems: tuple[Problem, ...] = ()
+    wishes: Wishes = field(default_factory=Wishes)
 
 
 def read(asked: object, graph: Graph, options: Options, tag: str) -> Request:
@@ -80,7 +96,8 @@ def read(asked: object, graph: Graph, options: Options, tag: str) -> Request:
         else:
             device = graph.find(found.device)
             targets.append(replace(found, device=device.name) if device else found)
-    return Request(tuple(targets), options.engine, options.quiesce, tuple(problems))
+    wishes = Wishes(options.name, options.description, options.metadata)
+    return Request(tuple(targets), options.engine, options.quiesce, tuple(problems), wishes)
 
 
 def _targets(asked: object, graph: Graph, options: Options, tag: str) -> Iterator[Target | Problem]:

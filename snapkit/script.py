@@ -10,7 +10,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Command", "Overlay", "Script"]
+__all__ = ["Command", "Overlay", "Script", "Wishes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a backend that remembers its snapshots shall remember this one.
+
+    ``name`` is empty for the next that is free. ``metadata`` is ``yes`` or ``no``.
+    """
+
+    name: str = ""
+    description: str = ""
+    metadata: str = "yes"
 
 
 @dataclass(frozen=True)

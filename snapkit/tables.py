@@ -10,7 +10,7 @@ import pandas as pd
 from snapkit.model import Device, Graph, Outcome, Problem
 
 if TYPE_CHECKING:
-    from snapkit.backends.base import Event
+    from snapkit.backends.base import Event, Snapshot
     from snapkit.journaling import Entry
     from snapkit.recovery import Recovered
 
@@ -23,6 +23,7 @@ __all__ = [
     "outcome",
     "plan",
     "recovered",
+    "snapshots",
     "stats",
 ]
 
@@ -45,6 +46,7 @@ _PLAN_COLUMNS = "node file_before snapshot_file format mode overlay_node ok prob
 _OUTCOME_COLUMNS = "file_before file_after depth_before depth_after ok".split()
 
 _JOURNAL_COLUMNS = "started ended uri domain vm devices engine state files message".split()
+_SNAPSHOT_COLUMNS = "parent created state current disks description agrees why_not".split()
 _RECOVERED_COLUMNS = "uri domain vm state found done".split()
 
 
@@ -120,6 +122,26 @@ def events(reported: Iterable[Event]) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(rows, columns=["time", "event", "device", "data"])
     return frame.astype({"time": "datetime64[us, UTC]"})
+
+
+def snapshots(remembered: Sequence[Snapshot]) -> pd.DataFrame:
+    """A row a snapshot; ``disks`` as ``vda=/path vdb=/path``, times are UTC."""
+    rows = [
+        {
+            "parent": one.parent,
+            "created": one.created,
+            "state": one.state,
+            "current": one.current,
+            "disks": " ".join(f"{device}={file}" for device, file in one.disks),
+            "description": one.description,
+            "agrees": one.agrees,
+            "why_not": one.why_not,
+        }
+        for one in remembered
+    ]
+    frame = _frame([one.name for one in remembered], "snapshot", rows, _SNAPSHOT_COLUMNS)
+    types = {"created": "datetime64[us, UTC]", "current": "bool", "agrees": "bool"}
+    return frame.astype(types)
 
 
 def plan(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> pd.DataFrame:

@@ -38,9 +38,10 @@ def connect(
     Parameters
     ----------
     uri
-        ``unix:/path``, a path, ``tcp:host:port`` or ``host:port`` of a QMP monitor.
+        ``unix:/path``, a path, ``tcp:host:port`` or ``host:port`` of a QMP monitor; or a
+        libvirt URI, such as ``qemu:///system``.
     domain
-        The libvirt domain, with a libvirt URI.
+        The libvirt domain, by name, uuid or id. None: the only one that runs there.
     readonly
         Refuse every change.
     timeout
@@ -146,6 +147,24 @@ class VirtualMachine:
 
         return tables.events(self._backend.events())
 
+    def snapshots(self) -> DataFrame:
+        """A row a snapshot that libvirt remembers, parents first; times are UTC.
+
+        ``disks`` are the overlays that it made. ``agrees`` says whether they are still in
+        their disks' chains, and ``why_not`` what does not fit. Raises ConnectError, and
+        SnapkitError where nothing is remembered, as over QMP.
+        """
+        from snapkit import tables
+
+        self._need("metadata", "vm.snapshots()")
+        return tables.snapshots(loop.call(self._backend.snapshots()))
+
+    def _need(self, ability: str, what: str) -> None:
+        """Raises PlanError for what this backend cannot do."""
+        if ability not in self._backend.abilities:
+            msg = f"{what} needs libvirt: QEMU itself remembers no snapshots."
+            raise PlanError(msg)
+
     def plan(self, targets: object, **options: Any) -> Plan:
         """Check what a snapshot of these targets would do. Sends nothing that changes.
 
@@ -158,7 +177,8 @@ class VirtualMachine:
         **options
             ``template``, ``tag`` (default: ``snap1`` or the next that is free), ``format``,
             ``mode``, ``engine`` (``prepared`` or ``classic``), ``quiesce`` (``no``, ``try`` or
-            ``require``).
+            ``require``). Over libvirt also what it remembers: ``name`` (default: ``snap1`` or
+            the next that is free), ``description``, and ``metadata`` (``yes`` or ``no``).
 
         Raises
         ------
@@ -166,7 +186,7 @@ class VirtualMachine:
             The connection has gone. A bad target raises nothing: it is one of
             ``plan.problems``.
         PlanError
-            An option that does not exist.
+            An option that does not exist, or that this backend has not.
 
         """
         return loop.call(self.make_plan(targets, **options))
@@ -212,6 +232,8 @@ class VirtualMachine:
     async def make_plan(self, targets: object, **options: Any) -> Plan:
         """``plan`` as a coroutine."""
         chosen = asking.Options.of(options)
+        if chosen.remembered:
+            self._need("metadata", f"The option {chosen.remembered[0]}")
         if isinstance(targets, Iterator):
             # It is read once for every tag that is tried.
             targets = list(targets)

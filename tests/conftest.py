@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import select
 import shutil
 import socket
@@ -25,21 +26,25 @@ import snapkit
 # The table of faults ends a run. With xdist, of all conftest files only this one and the
 # root's are read where it is printed.
 from tests.faults.matrix import pytest_terminal_summary  # noqa: F401
+from tests.libvirtd import PrivateLibvirt, private_libvirt
 from tests.recorder import Recorder
 
 SECONDS = 20.0
 """How long a test waits for anything before it says that it never came."""
 
 MIB = 1024 * 1024
-TOOLS = ("qemu-system-x86_64", "qemu-img", "qemu-storage-daemon")
+TOOLS = ("qemu-system-x86_64", "qemu-img", "qemu-storage-daemon", "libvirtd", "virsh")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _tools() -> None:
     """A missing program fails, with the command that installs it."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+    # An ordinary user's PATH often lacks the place of daemons.
+    places = f"{os.environ['PATH']}:/usr/sbin"
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=places) is None]
     if missing:
         packages = "qemu-system-x86 qemu-utils qemu-system-common"
+        packages += " libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
         pytest.fail(f"missing: {', '.join(missing)}; run: apt-get install {packages}")
 
 
@@ -303,3 +308,25 @@ def recorder(directory: Path) -> Iterator[Callable[..., Recorder]]:
     yield start
     for proxy in started:
         proxy.close()
+
+
+@pytest.fixture
+def libvirt() -> Iterator[PrivateLibvirt]:
+    """A libvirtd of the test's own, without a domain."""
+    with private_libvirt() as daemon:
+        yield daemon
+
+
+StartDomain = Callable[..., str]
+
+
+@pytest.fixture
+def start_domain(libvirt: PrivateLibvirt) -> StartDomain:
+    """Starts a paused domain with ``disks`` small disks, vda raw as in the seed. Its name."""
+
+    def start(disks: int = 2, name: str = "win2003") -> str:
+        raw = libvirt.image(f"{name}.img", "raw", "4M")
+        rest = [libvirt.image(f"{name}-{number}.qcow2", size="4M") for number in range(1, disks)]
+        return libvirt.paused(raw, *rest, name=name)
+
+    return start

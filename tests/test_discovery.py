@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import snapkit
-from snapkit.backends import host
+from snapkit.backends import host, libvirt_hosts
 from tests.conftest import Process, StartQemu
 
 COLUMNS = ["uri", "domain", "name", "state", "backend", "pid", "program", "user"]
@@ -33,6 +33,7 @@ def test_a_storage_daemon_is_a_row_too(start_daemon: StartQemu) -> None:
 
 def test_a_table_without_rows_has_the_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "monitors", list)
+    monkeypatch.setattr(libvirt_hosts, "sockets", list)
     found = snapkit.discover()
     assert found.empty
     assert list(found.columns) == COLUMNS

@@ -205,7 +205,8 @@ def test_kvm_is_used_only_if_the_guest_boots_with_it() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "libvirt"}, "no lab with backend='libvirt': use backend=\"qmp\""),
+        ({"backend": "xen"}, 'no lab with backend=\'xen\': use "qmp" or "libvirt"'),
+        ({"backend": "libvirt", "monitor": "tcp"}, "libvirt, which has QEMU's monitor for itself"),
         ({"monitor": "serial"}, 'use "unix" or "tcp"'),
         ({"accel": "hvf"}, 'use "tcg" or "kvm"'),
         ({"disks": 0}, "it has 1 to 8"),
@@ -224,14 +225,15 @@ def test_an_option_that_the_lab_does_not_have_is_refused(
     ("program", "package"),
     [("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")],
 )
+@pytest.mark.parametrize("backend", ["qmp", "libvirt"])
 def test_a_missing_program_is_named_with_the_command_that_installs_it(
-    program: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: str, package: str, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for other in {"qemu-system-x86_64", "qemu-img"} - {program}:
         (tmp_path / other).symlink_to(qemu.find_program(other))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SnapkitError, match=rf"^{program} is missing.*apt-get install {package}$"):
-        Lab()
+        Lab(backend=backend)
 
 
 def test_its_text_and_html_have_no_addresses_and_say_its_state(lab: Lab) -> None:

@@ -167,7 +167,7 @@ def test_binder_reads_plain_package_names() -> None:
     lines = (ROOT / "binder" / "apt.txt").read_text(encoding="utf-8").splitlines()
     names = [name for line in lines if (name := line.partition("#")[0].strip())]
 
-    assert "qemu-system-x86" in names
+    assert {"qemu-system-x86", "libvirt-daemon", "libvirt-dev", "pkg-config"} <= set(names)
     assert [name for name in names if not PACKAGE_NAME.fullmatch(name)] == []
 
 
@@ -215,6 +215,8 @@ def test_the_set_up_installs_what_its_level_needs(
     for_tests = (tmp_path / "apt-get").read_text(encoding="utf-8").split()
 
     assert {"qemu-system-x86", "qemu-utils", "python3-venv"} <= set(for_lab)
+    assert {"libvirt-daemon", "libvirt-daemon-driver-qemu", "libvirt-clients"} <= set(for_lab)
+    assert {"libvirt-dev", "pkg-config", "gcc", "libc6-dev", "python3-dev"} <= set(for_lab)
     assert "nasm" not in for_lab
     assert {"qemu-system-x86", "nasm"} <= set(for_tests)
     assert "--no-install-recommends" in for_tests

@@ -24,11 +24,9 @@ async def open_backend(
     """Connect to the VM at ``uri``. Raises ConnectError."""
     where = address.parse(uri)
     if isinstance(where, address.LibvirtAddress):
-        msg = (
-            f"{where}: this version of snapkit speaks QMP only. Start QEMU with "
-            "-qmp unix:/path,server=on,wait=off and connect to that."
-        )
-        raise ConnectError(msg)
+        from snapkit.backends.libvirt import LibvirtBackend
+
+        return await LibvirtBackend.open(where.uri, domain, timeout=timeout, local=local)
     if domain is not None:
         msg = f"{where} is one VM's own monitor; a domain ({domain!r}) goes with a libvirt URI."
         raise ConnectError(msg)
@@ -40,7 +38,10 @@ async def open_backend(
 def find_open(uri: str, domain: str | None) -> Backend | None:
     """A connection that this process has to that VM already; None if there is none."""
     if domain is not None:
-        return None
+        from snapkit.backends.libvirt import LibvirtBackend
+
+        mine = (x for x in LibvirtBackend.opened() if (x.uri, x.domain) == (uri, domain))
+        return next(mine, None)
     from snapkit.backends.qmp import QmpBackend
 
     return next((backend for backend in QmpBackend.opened() if backend.uri == uri), None)

@@ -14,9 +14,18 @@ from typing import Any, Protocol
 from snapkit.errors import ConnectError, SnapkitError
 from snapkit.facts import Facts, FileFacts
 from snapkit.model import Graph, Target
-from snapkit.script import Overlay, Script
+from snapkit.script import Overlay, Script, Wishes
 
-__all__ = ["Backend", "Event", "LinkLost", "MadeFile", "Receipt", "Refused", "Unseen"]
+__all__ = [
+    "Backend",
+    "Event",
+    "LinkLost",
+    "MadeFile",
+    "Receipt",
+    "Refused",
+    "Snapshot",
+    "Unseen",
+]
 
 
 class Refused(SnapkitError):
@@ -58,6 +67,29 @@ class MadeFile:
     born: int | None = None
     size: int | None = None
     modified: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot that the VM's manager remembers: ``disks`` are (device, overlay).
+
+    ``agrees`` says whether all its overlays are still in their devices' chains, one snapshot
+    above the other as they are remembered; ``why_not`` says in words what does not fit.
+    """
+
+    name: str
+    parent: str | None
+    created: datetime
+    state: str
+    current: bool
+    description: str
+    disks: tuple[tuple[str, str], ...]
+    why_not: str = ""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether what is remembered is still so."""
+        return not self.why_not
 
 
 def _nowhere(_: Receipt) -> None:
@@ -118,6 +150,10 @@ class Backend(Protocol):
         """How that is known, in one sentence."""
 
     @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do of what not every backend can: names of ``abilities.ABILITIES``."""
+
+    @property
     def forms(self) -> tuple[str, ...]:
         """What ``render`` can show."""
 
@@ -155,7 +191,9 @@ class Backend(Protocol):
         the file read-only and closes it again. Only a run does that.
         """
 
-    def script(self, targets: Sequence[Target], facts: Facts, engine: str) -> Script:
+    def script(
+        self, targets: Sequence[Target], facts: Facts, engine: str, wishes: Wishes
+    ) -> Script:
         """The exact commands for these targets. No I/O."""
 
     def render(self, script: Script, form: str) -> str:
@@ -200,6 +238,9 @@ class Backend(Protocol):
 
     def events(self) -> Sequence[Event]:
         """What the VM has reported since connecting, oldest first, bounded."""
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        """What it remembers of snapshots, oldest first. Raises Refused or ConnectError."""
 
     async def close(self) -> None:
         """Close the connection. Safe to call twice."""

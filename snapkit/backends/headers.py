@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from snapkit.backends import files
 
-__all__ = ["Header", "backing_file", "chain"]
+__all__ = ["Header", "backing_file", "chain", "read"]
 
 _QCOW2_BEGIN = struct.Struct(">4x I QI I")
 _QCOW2_REST = struct.Struct(">Q I IQ QI IQ")
@@ -84,10 +84,16 @@ def backing_file(path: str) -> str:
 
     Also empty where that takes ``qemu-img``, or cannot be read.
     """
+    header = read(path, None)
+    return _below(path, header.backing_file) if header else ""
+
+
+def read(path: str, format: str | None) -> Header | None:  # noqa: A002  QEMU's word
+    """What the header of one image says; None where it cannot be read here, or is unusual."""
     try:
-        return _below(path, _read(path, None).backing_file)
+        return _read(path, format)
     except (_Complaint, _Unusual):
-        return ""
+        return None
 
 
 def _chain(path: str, format: str) -> list[tuple[str, str]]:  # noqa: A002  QEMU's word

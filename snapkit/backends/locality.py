@@ -16,7 +16,7 @@ from snapkit.backends import host
 from snapkit.backends.files import Owner
 from snapkit.backends.processes import identity, instance
 
-__all__ = ["ELSEWHERE", "Place", "find", "listener"]
+__all__ = ["ELSEWHERE", "Place", "find", "listener", "of_process"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ def find(
     if pid is None:
         why = f"no QEMU process of this host was found behind {address}"
         return Place(local=bool(overrule), why=why if overrule is None else _OVERRULED)
+    return of_process(pid, images, overrule=overrule)
+
+
+def of_process(pid: int, images: Iterable[str], *, overrule: bool | None) -> Place:
+    """The place of a QEMU process of this host that names these images."""
     process = host.process(pid)
     if overrule is None:
         local, why = _proof(pid, process.cwd, images)

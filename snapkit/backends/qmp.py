@@ -20,6 +20,7 @@ from qemu.qmp.message import DeserializationError, UnexpectedTypeError
 from snapkit import loop
 from snapkit.address import TcpAddress, UnixAddress
 from snapkit.backends import (
+    claiming,
     files,
     locality,
     processes,
@@ -30,7 +31,8 @@ from snapkit.backends import (
     qmp_script,
     qmp_socket,
 )
-from snapkit.backends.base import Event, LinkLost, Receipt, Refused, Unseen
+from snapkit.backends.abilities import of
+from snapkit.backends.base import Event, LinkLost, Receipt, Refused, Snapshot, Unseen
 from snapkit.backends.event_log import EventLog
 from snapkit.backends.qmp_jobs import JobWatch
 from snapkit.backends.qmp_json import Malformed
@@ -39,7 +41,7 @@ from snapkit.errors import ConnectError
 from snapkit.facts import Facts, FileFacts
 from snapkit.model import Graph, Target
 from snapkit.printable import printable
-from snapkit.script import Overlay, Script
+from snapkit.script import Overlay, Script, Wishes
 
 if TYPE_CHECKING:
     from qemu.qmp.message import Message
@@ -64,7 +66,7 @@ class QmpBackend:
     ``read_seconds`` is how long an answer may take, ``switch_seconds`` that of the switch.
     """
 
-    forms = qmp_script.FORMS
+    forms, abilities = qmp_script.FORMS, of("qmp")
     domain = None
     read_seconds = 30.0
     switch_seconds = 120.0
@@ -288,8 +290,8 @@ class QmpBackend:
         except Malformed as err:
             raise self._not_qmp(err) from None
 
-    def script(self, targets: Sequence[Target], facts: Facts, engine: str) -> Script:
-        """The exact commands for these targets. No I/O."""
+    def script(self, targets: Sequence[Target], facts: Facts, engine: str, _: Wishes) -> Script:
+        """The exact commands for these targets. No I/O. QEMU remembers no snapshots."""
         return qmp_script.write(targets, facts, engine)
 
     def render(self, script: Script, form: str) -> str:
@@ -325,7 +327,11 @@ class QmpBackend:
 
     async def headers(self, overlays: Sequence[Overlay]) -> list[str | Unseen]:
         """Open each overlay's chain offline; say what is wrong with it, or nothing."""
-        return await self._overlays.headers(overlays)
+        return await claiming.look(overlays, self.place)
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        """None: QEMU remembers no snapshots."""
+        return ()
 
     def events(self) -> Sequence[Event]:
         """What the VM has reported since connecting, oldest first; the newest 10,000."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import replace
-from itertools import filterfalse
 from typing import Any, Protocol
 
-from snapkit.backends import claims, files, headers, processes, qmp_look
-from snapkit.backends.base import LinkLost, MadeFile, Receipt, Refused, Unseen
+from snapkit.backends import claiming, claims, processes, qmp_look
+from snapkit.backends.base import LinkLost, MadeFile, Receipt, Refused
 from snapkit.backends.locality import Place
 from snapkit.backends.qmp_jobs import JobWatch
 from snapkit.facts import FileFacts
@@ -68,7 +66,8 @@ class Overlays:
 
     async def prepare(self, script: Script, receipt: Receipt) -> None:
         """Claim the files and carry out ``script.prepare``, noting what was made."""
-        await self._claim(script, receipt)
+        made = [overlay for overlay in script.overlays if overlay.create]
+        await claiming.claim(made, self._monitor.place, receipt)
         for creates, group in itertools.groupby(script.prepare, _creates):
             commands = list(group)
             if not creates:
@@ -81,42 +80,14 @@ class Overlays:
                 await self._jobs_end(commands)
             if not all(made.identity for made in receipt.files):
                 # Only now: what makes QEMU fail may be a file of somebody else's.
-                await asyncio.to_thread(self._measure, receipt)
+                await claiming.measure(self._monitor.place, receipt)
         receipt.reused[:] = [MadeFile(o.file, None) for o in script.overlays if not o.create]
         receipt.prepared = bool(script.prepare)
-        await asyncio.to_thread(self._measure, receipt)
+        await claiming.measure(self._monitor.place, receipt)
 
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""
-        if not self._monitor.place.local:
-            return
-        wrong = await asyncio.to_thread(lambda: [*filterfalse(claims.is_ours, receipt.files)])
-        if wrong:
-            devices = {overlay.file: overlay.device for overlay in script.overlays}
-            msg = f"{wrong[0].path} is no longer the file that was made for this run"
-            raise Refused(msg, devices.get(wrong[0].path, ""))
-
-    async def _claim(self, script: Script, receipt: Receipt) -> None:
-        """Make the files where we can; else note that QEMU will make them.
-
-        Each is written down before its name is there.
-        """
-        overlays = [overlay for overlay in script.overlays if overlay.create]
-        place = self._monitor.place
-        if place.local:
-            await asyncio.to_thread(_claim_all, overlays, place, receipt)
-        else:
-            receipt.files[:] = [MadeFile(overlay.file, None) for overlay in overlays]
-            await asyncio.to_thread(receipt.keep, receipt)
-
-    def _measure(self, receipt: Receipt) -> None:
-        """Note what the files are now, those too that QEMU has made where we could not."""
-        if self._monitor.place.local:
-            for kept in (receipt.files, receipt.reused):
-                kept[:] = map(claims.measure, kept)
-            # What cannot be seen was not measured either.
-            receipt.prepared = receipt.prepared and all(map(claims.is_ours, receipt.files))
-        receipt.keep(receipt)
+        await claiming.confirm(script, self._monitor.place, receipt)
 
     async def _send_together(self, commands: Sequence[Command], receipt: Receipt) -> None:
         """Send commands back to back, note what each makes, and raise the first failure."""
@@ -235,30 +206,6 @@ class Overlays:
         verb = "was" if found.exists else "may have been"
         return f"{made.path} {verb} made and cannot be removed from here: remove it where QEMU runs"
 
-    async def headers(self, overlays: Sequence[Overlay]) -> list[str | Unseen]:
-        """Open each overlay's chain offline; say what is wrong with it, or nothing."""
-        if not self._monitor.place.local:
-            return [Unseen("QEMU's files are not this host's") for _ in overlays]
-        return await asyncio.to_thread(lambda: [*map(_header, overlays)])
-
-
-def _claim_all(overlays: Sequence[Overlay], place: Place, receipt: Receipt) -> None:
-    opened: list[claims.Claim] = []
-    try:
-        _open_all(overlays, place, opened)
-        receipt.files[:] = saved = [claim.made for claim in opened]
-        receipt.keep(receipt)
-        for overlay, claim in zip(overlays, opened, strict=True):
-            with _blaming(overlay.device):
-                claim.take()
-    finally:
-        # What has not got its name is gone with its descriptor.
-        receipt.files[:] = [claim.made for claim in opened if claim.taken]
-        for claim in opened:
-            claim.close()
-    if receipt.files != saved:
-        receipt.keep(receipt)
-
 
 def _ours(made: Sequence[MadeFile], pid: int | None) -> tuple[list[MadeFile], set[str]]:
     """The files of a run that are still under their names, and the names that are still its own.
@@ -269,47 +216,6 @@ def _ours(made: Sequence[MadeFile], pid: int | None) -> tuple[list[MadeFile], se
     held = (processes.open_files(pid) if pid else None) or frozenset()
     gone = (each for each in made if each.identity in held or not os.path.lexists(each.path))
     return there, {each.path for each in (*there, *gone)}
-
-
-def _open_all(overlays: Sequence[Overlay], place: Place, opened: list[claims.Claim]) -> None:
-    """Make all files without their names. ``opened`` has those that were made, in any case."""
-    for overlay in overlays:
-        directory = os.path.dirname(overlay.file)
-        if place.pid is not None and files.is_shared(directory, place.pid) is False:
-            msg = (
-                f"QEMU (pid {place.pid}) sees another directory at {directory} than this host. "
-                "Connect with local=False"
-            )
-            raise Refused(msg, overlay.device)
-        mode = claims.mode_over(overlay.backing_file)
-        with _blaming(overlay.device):
-            opened.append(claims.open_claim(overlay.file, place.owner, mode))
-
-
-@contextmanager
-def _blaming(device: str) -> Iterator[None]:
-    """Say whom a refusal is about."""
-    try:
-        yield
-    except Refused as err:
-        raise Refused(str(err), device) from err
-
-
-def _header(overlay: Overlay) -> str | Unseen:
-    chain = headers.chain(overlay.file, overlay.format)
-    if chain is None:
-        return Unseen("qemu-img is not installed")
-    if isinstance(chain, str):
-        return f"{overlay.file} does not open offline: {chain}"
-    names = [(os.path.realpath(file), format_) for file, format_ in chain]
-    wanted = (os.path.realpath(overlay.backing_file), overlay.backing_format)
-    if names[1:2] != [wanted]:
-        found = f"{chain[1][0]} ({chain[1][1]})" if len(chain) > 1 else "nothing"
-        return (
-            f"the header of {overlay.file} names {found} as its backing file, "
-            f"not {overlay.backing_file} ({overlay.backing_format})"
-        )
-    return ""
 
 
 def _creates(command: Command) -> bool:

@@ -22,9 +22,12 @@ def format_(case: Case) -> Iterator[Finding]:
 
 @check("mode", "Is the mode one that QEMU knows?", "error")
 def mode(case: Case) -> Iterator[Finding]:
-    """QAPI NewImageMode."""
+    """QAPI NewImageMode. libvirt has one flag (REUSE_EXT) for a whole snapshot."""
     if case.target.mode not in MODES:
         yield "error", f"there is no mode {case.target.mode!r}", f"Use {' or '.join(MODES)}"
+    elif not case.facts.mixes and case.creates and case.survey.reuses:
+        message = "libvirt takes one snapshot either with new overlays or with existing ones"
+        yield "error", message, "Give every disk the same mode"
 
 
 @check("path", "Is the file name absolute, and would QEMU read it as this file?", "error")
@@ -38,6 +41,9 @@ def path(case: Case) -> Iterator[Finding]:
     elif (fault := paths.fault(name)) is not None:
         severity, message, remedy = fault
         yield severity, message, remedy + _such_as(case, name)
+    elif case.facts.xml and (character := paths.unfit_for_xml(name)):
+        message = f"the file name holds {character!a}, and libvirt cannot be told such a name"
+        yield "error", message, "Choose another name"
 
 
 def _such_as(case: Case, name: str) -> str:
@@ -53,6 +59,10 @@ def _such_as(case: Case, name: str) -> str:
 @check("engine", "Does this QEMU know the commands?", "error", applies=is_known)
 def engine(case: Case) -> Iterator[Finding]:
     """Old QEMUs have only ``blockdev-snapshot-sync``."""
+    if case.survey.engine not in case.facts.engines:
+        message = f"there is no engine {case.survey.engine!r} over libvirt, which prepares overlays"
+        yield "error", message, f"Use engine={case.facts.engines[0]!r}"
+        return
     needs = {
         "prepared": {"blockdev-snapshot", "blockdev-create", "blockdev-add", "transaction"},
         "classic": {"blockdev-snapshot-sync", "transaction"},

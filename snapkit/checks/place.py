@@ -43,7 +43,8 @@ def visible(case: Case) -> Iterator[Finding]:
         yield "error", message, "Choose a directory that both see, or connect with local=False"
     elif not case.file.known:
         message = f"{case.target.file} cannot be looked at from here: {case.facts.locality}"
-        remedy = "QEMU will be asked when it runs; connect with local=True if the files are here"
+        who = "libvirt will tell" if case.facts.xml else "QEMU will be asked"
+        remedy = f"{who} when it runs; connect with local=True if the files are here"
         yield "warning", message, remedy
 
 

@@ -65,6 +65,11 @@ class Survey:
         return found
 
     @cached_property
+    def reuses(self) -> bool:
+        """Whether a target of the set is an overlay that is there already."""
+        return any(target.mode == "existing" for target in self.targets)
+
+    @cached_property
     def layers(self) -> dict[object, tuple[Device, int]]:
         """The files of every chain, each with its device and the number of its layer."""
         found: dict[object, tuple[Device, int]] = {}

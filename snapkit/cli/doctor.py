@@ -6,6 +6,7 @@ Only the standard library is used, and parts of snapkit that need nothing else.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import platform
 import re
@@ -19,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snapkit.backends.abilities import ABILITIES
 from snapkit.cli.console import Console, Table, size
 from snapkit.cli.verb import Verb
 
@@ -30,6 +32,8 @@ __all__ = ["DOCTOR", "PACKAGES", "PARTS", "PYTHON_PACKAGES", "Part"]
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_QEMU = (5, 0)
+OLDEST_LIBVIRT = (5, 6)
+DAEMONS = "/usr/sbin:/sbin"
 PROBE_SECONDS = 10
 LAB_BYTES = 512 * 1024 * 1024
 """Room that lab VMs and their snapshots may take."""
@@ -38,8 +42,13 @@ PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-img": "qemu-utils",
     "qemu-storage-daemon": "qemu-system-common",
+    "libvirtd": "libvirt-daemon libvirt-daemon-driver-qemu",
+    "virsh": "libvirt-clients",
 }
-"""Program -> package of Debian and Ubuntu."""
+"""Program -> packages of Debian and Ubuntu."""
+
+LIBVIRT_PYTHON = "libvirt-dev pkg-config gcc python3-dev"
+"""What pip needs to build libvirt's Python module."""
 
 PYTHON_PACKAGES = {
     "anywidget": ("0.9", "0.12", "the panels in a notebook"),
@@ -102,9 +111,36 @@ def programs() -> Iterator[Part]:
     yield _program("qemu-storage-daemon", "disks without a guest", required=False)
 
 
-def _program(name: str, needed_for: str, *, required: bool) -> Part:
+@_part
+def libvirt() -> Iterator[Part]:
+    """What domains of libvirt need. All of QMP works without it."""
+    yield _libvirt_module()
+    yield _program("virsh", 'Lab(backend="libvirt")', required=False, oldest=OLDEST_LIBVIRT)
+    yield _program("libvirtd", 'Lab(backend="libvirt")', required=False, oldest=OLDEST_LIBVIRT)
+
+
+def _libvirt_module() -> Part:
+    name, needed_for = "libvirt-python", "domains of libvirt"
+    cure = f"{_quoted(sys.executable)} -m pip install 'snapkit[libvirt]'"
+    try:
+        module = importlib.import_module("libvirt")
+    except ModuleNotFoundError:
+        cure = f"{_install(LIBVIRT_PYTHON)} && {cure}"
+        return Part(name, "", needed_for, "missing", cure, required=False)
+    except ImportError as error:
+        return Part(name, str(error), needed_for, "bad", _install("libvirt0"), required=False)
+    number = module.getVersion()
+    library = f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
+    found = f"for libvirt {library}"
+    return Part(name, found, needed_for, required=False)
+
+
+def _program(
+    name: str, needed_for: str, *, required: bool, oldest: tuple[int, ...] = OLDEST_QEMU
+) -> Part:
     cure = _install(PACKAGES[name])
-    path = shutil.which(name)
+    # An ordinary user's PATH often lacks the place of daemons.
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{DAEMONS}")
     if path is None:
         return Part(name, "", needed_for, "missing", cure, required)
     try:
@@ -122,7 +158,7 @@ def _program(name: str, needed_for: str, *, required: bool) -> Part:
     if done.returncode != 0 or version is None:
         found = f"{path} does not say its version"
         return Part(name, found, needed_for, "bad", cure, required)
-    if _numbers(version.group()) < OLDEST_QEMU:
+    if _numbers(version.group()) < oldest:
         return Part(name, version.group(), needed_for, "too old", cure, required)
     return Part(name, version.group(), needed_for, required=required)
 
@@ -327,6 +363,8 @@ def _doctor(_: argparse.Namespace, console: Console) -> int:
     columns = ["part", "found", "needed_for", "status", "cure", "required"]
     rows = [[getattr(part, name) for name in columns] for part in found]
     console.table(Table(columns, rows, keys=1), columns[:-1])
+    if console.form == "text":
+        _show_abilities(console)
     failing = [part.part for part in found if part.fails]
     if failing:
         console.say(f"Not all is well: {', '.join(failing)}.")
@@ -335,6 +373,16 @@ def _doctor(_: argparse.Namespace, console: Console) -> int:
     if others := [part.part for part in found if part.status == "bad"]:
         console.say(f"Something to do: {', '.join(others)}.")
     return 0
+
+
+def _show_abilities(console: Console) -> None:
+    """What depends on how a VM is connected to; all else is the same."""
+    rows = [
+        [able.name, able.what, ", ".join(sorted(able.backends)), able.otherwise]
+        for able in ABILITIES
+    ]
+    console.heading("What not every backend can do")
+    console.table(Table(["ability", "what", "backends", "otherwise"], rows, keys=1))
 
 
 DOCTOR = Verb(

@@ -7,7 +7,7 @@ import os
 import select
 import shlex
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from snapkit.cli.console import Console
 from snapkit.cli.verb import Verb
@@ -33,12 +33,19 @@ def _add(parser: argparse.ArgumentParser) -> None:
         default="unix",
         help="where QMP listens: a UNIX socket (default) or a loopback TCP port",
     )
+    parser.add_argument(
+        "--backend",
+        choices=("qmp", "libvirt"),
+        default="qmp",
+        help="a plain QEMU (default), or a domain in a libvirtd of the lab's own",
+    )
 
 
 def _lab(arguments: argparse.Namespace, console: Console) -> int:
     from snapkit.lab import Lab
 
-    with Lab(disks=arguments.disks, monitor=arguments.monitor) as lab:
+    options = {"monitor": arguments.monitor, "backend": arguments.backend}
+    with Lab(disks=arguments.disks, **options) as lab:
         _introduce(lab, console)
         try:
             _wait_for_end(lab.pid)
@@ -52,6 +59,7 @@ def _lab(arguments: argparse.Namespace, console: Console) -> int:
 def _introduce(lab: Lab, console: Console) -> None:
     known = {
         "uri": lab.uri,
+        "domain": lab.domain,
         "spare_uri": lab.spare_uri,
         "directory": str(lab.directory),
         "pid": lab.pid,
@@ -61,15 +69,23 @@ def _introduce(lab: Lab, console: Console) -> None:
         # One line, so that whoever started this knows when it is complete.
         console.json(known, one_line=True)
     else:
-        width = max(map(len, known))
-        for name in ("uri", "spare_uri", "directory", "pid"):
-            console.text(f"{name:{width}}  {known[name]}")
-        for drive, file in lab.images.items():
-            console.text(f"{drive:{width}}  {file}")
-        console.text("")
-        console.text(f"Python:  import snapkit; vm = snapkit.connect({lab.uri!r})")
-        console.text(f"Shell:   snapkit devices {shlex.quote(lab.uri)}")
+        _show(lab, known, console)
     console.say("The lab runs until Ctrl-C.")
+
+
+def _show(lab: Lab, known: dict[str, Any], console: Console) -> None:
+    width = max(map(len, known))
+    names = ["uri", "spare_uri" if lab.domain is None else "domain", "directory", "pid"]
+    for name in names:
+        console.text(f"{name:{width}}  {known[name]}")
+    for drive, file in lab.images.items():
+        console.text(f"{drive:{width}}  {file}")
+    vm = [lab.uri] if lab.domain is None else [lab.uri, lab.domain]
+    console.text("")
+    console.text(f"Python:  import snapkit; vm = snapkit.connect({', '.join(map(repr, vm))})")
+    console.text(f"Shell:   snapkit devices {shlex.join(vm)}")
+    if lab.domain is not None:
+        console.text(f"virsh:   virsh -c {shlex.quote(lab.uri)} domblklist {lab.domain}")
 
 
 def _wait_for_end(pid: int) -> None:

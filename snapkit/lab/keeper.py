@@ -1,9 +1,12 @@
-"""The process between the user's and a lab's QEMU, which leaves nothing behind.
+"""The process between the user's and a lab's programs, which leaves nothing behind.
 
-It makes the lab's directory, starts QEMU as its child, and ends QEMU and removes the
-directory when the user's process asks for it or is gone, however it went. A process of its
-own can do this after the user's has been killed; a process group of its own keeps a Ctrl-C
-that is meant for the user's process away from QEMU.
+It makes the lab's directory, starts QEMU or a libvirtd as its child, and ends it and removes
+the directory when the user's process asks for it or is gone, however it went. A process of
+its own can do this after the user's has been killed; a process group of its own keeps a
+Ctrl-C that is meant for the user's process away from the lab.
+
+What a libvirtd starts becomes a daemon, which outlives it. The kernel makes such processes
+this one's children, and they end with the lab too.
 
 Usage: ``python -I -S keeper.py PARENT_PID DIRECTORY``. It reads one JSON object a line from
 its standard input and writes one a line to its standard output.
@@ -11,15 +14,18 @@ its standard input and writes one a line to its standard output.
 ===================  ===============================================================
 reads                does
 ===================  ===============================================================
-``{"run": [...]}``   ends QEMU if it runs, starts this command line, and answers
-                     ``{"pid": n}``
-``{"stop": true}``   ends QEMU if it runs, and answers ``{"stopped": true}``
-anything else, EOF   ends QEMU, removes the directory, and ends itself
+``{"run": [...]}``   ends the program if it runs, starts this command line, and answers
+                     ``{"pid": n}``. ``"output"`` names the file for what it writes;
+                     ``"env"`` is its environment, if not this one's; ``"user"`` and
+                     ``"group"`` are numbers that it runs as, if not as this process
+``{"stop": true}``   ends the program and all that it started, and answers
+                     ``{"stopped": true}``
+anything else, EOF   does the same, removes the directory, and ends itself
 ===================  ===============================================================
 
 Unasked it writes ``{"ready": true}`` once the directory is there, and ``{"exit": n}`` when
-QEMU ended by itself (n as in ``subprocess``). It writes ``{"error": "..."}`` when the
-directory could not be made or the command not be started.
+the program ended by itself (n as in ``subprocess``). It writes ``{"error": "..."}`` when
+the directory could not be made or the command not be started.
 
 It is run as a file, without site-packages, so that it starts quickly: only the standard
 library is imported here, and nothing of snapkit.
@@ -40,11 +46,10 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-QEMU_OUTPUT = "qemu.log"
-"""The file in the lab's directory that holds what QEMU wrote to stdout and stderr."""
+    from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _POLL_SECONDS = 0.2  # how often to look where the kernel has no pidfd
 _TERM_SECONDS = 3.0
 _REMOVE_SECONDS = 3.0
@@ -76,13 +81,13 @@ def _make_writable(directory: str) -> None:
 
 
 class Keeper:
-    """One lab's directory and QEMU, held for the process ``parent``."""
+    """One lab's directory and program, held for the process ``parent``."""
 
     def __init__(self, parent: int, directory: str) -> None:
         self.parent = parent
         self.directory = directory
-        self.qemu: subprocess.Popen[bytes] | None = None
-        self._qemu_fd: int | None = None
+        self.program: subprocess.Popen[bytes] | None = None
+        self._program_fd: int | None = None
         self._parent_fd = _pidfd(parent)
         self._signal_fd = _catch_signals()
         self._unread = b""
@@ -97,17 +102,19 @@ class Keeper:
         try:
             _say({"ready": True})
             while (request := self._next_request()) is not None:
-                self._end_qemu()
-                if request:
+                self._end_program()
+                if "run" in request:
                     self._run(request)
                 else:
+                    _end_children()
                     _say({"stopped": True})
         finally:
-            self._end_qemu()
+            self._end_program()
+            _end_children()
             remove_directory(self.directory)
 
-    def _next_request(self) -> list[str] | None:
-        """Wait for a command line to run; an empty one is to stop. None: it is time to end."""
+    def _next_request(self) -> dict[str, Any] | None:
+        """Wait for a request to run or to stop. None: it is time to end."""
         while b"\n" not in self._unread:
             if not self._wait():
                 return None
@@ -118,9 +125,10 @@ class Keeper:
         line, _, self._unread = self._unread.partition(b"\n")
         try:
             request = json.loads(line)
-            return [] if "stop" in request else [str(part) for part in request["run"]]
-        except (ValueError, KeyError, TypeError):
+        except ValueError:
             return None
+        known = isinstance(request, dict) and ("run" in request or "stop" in request)
+        return request if known else None
 
     def _wait(self) -> bool:
         """Wait until standard input has something. False: it is time to end."""
@@ -132,64 +140,111 @@ class Keeper:
             poll = select.poll()
             poll.register(0, select.POLLIN)
             poll.register(self._signal_fd, select.POLLIN)
-            watched = [self._parent_fd] if self.qemu is None else [self._parent_fd, self._qemu_fd]
+            watched = [self._parent_fd] + ([] if self.program is None else [self._program_fd])
             for fd in watched:
                 if fd is not None:
                     poll.register(fd, select.POLLIN)
             events = poll.poll(_POLL_SECONDS * 1000 if None in watched else None)
             woken_by = {fd for fd, _ in events}
-            if self._parent_fd in woken_by or self._signal_fd in woken_by:
+            if self._parent_fd in woken_by:
+                return False
+            if self._signal_fd in woken_by and _asked_to_end(self._signal_fd):
                 return False
             if 0 in woken_by:
                 return True
 
-    def _run(self, command: list[str]) -> None:
+    def _run(self, request: dict[str, Any]) -> None:
+        user, group = request.get("user"), request.get("group")
         try:
-            with open(os.path.join(self.directory, QEMU_OUTPUT), "wb") as output:
-                self.qemu = subprocess.Popen(
-                    command,
+            with open(os.path.join(self.directory, request["output"]), "wb") as output:
+                self.program = subprocess.Popen(
+                    request["run"],
                     cwd=self.directory,
+                    env=request.get("env"),
+                    user=user,
+                    group=group,
+                    extra_groups=None if user is None else [],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     preexec_fn=_death_with_parent(),  # noqa: PLW1509  there is one thread only
                 )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             _say({"error": str(error)})
             return
-        self._qemu_fd = _pidfd(self.qemu.pid)
-        _say({"pid": self.qemu.pid})
+        self._program_fd = _pidfd(self.program.pid)
+        _say({"pid": self.program.pid})
 
     def _notice_exit(self) -> None:
-        if self.qemu is not None and (status := self.qemu.poll()) is not None:
-            self._forget_qemu()
+        if self.program is not None and (status := self.program.poll()) is not None:
+            self._forget_program()
             _say({"exit": status})
+        _reap(None if self.program is None else self.program.pid)
 
-    def _end_qemu(self) -> None:
-        if self.qemu is None:
+    def _end_program(self) -> None:
+        if self.program is None:
             return
-        self.qemu.terminate()
+        self.program.terminate()
         try:
-            self.qemu.wait(_TERM_SECONDS)
+            self.program.wait(_TERM_SECONDS)
         except subprocess.TimeoutExpired:
-            self.qemu.kill()
-            self.qemu.wait()
-        self._forget_qemu()
+            self.program.kill()
+            self.program.wait()
+        self._forget_program()
 
-    def _forget_qemu(self) -> None:
-        self.qemu = None
-        if self._qemu_fd is not None:
-            os.close(self._qemu_fd)
-            self._qemu_fd = None
+    def _forget_program(self) -> None:
+        self.program = None
+        if self._program_fd is not None:
+            os.close(self._program_fd)
+            self._program_fd = None
+
+
+def _reap(spared: int | None) -> None:
+    """Take leave of children that have ended, but not of the program, whose status counts.
+
+    A dead process that nobody takes leave of looks alive to libvirt, which waits for its end.
+    """
+    for pid in _children():
+        if pid != spared:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _end_children() -> None:
+    """Kill what the program left, and what that leaves in turn, until there is no more."""
+    while children := _children():
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _children() -> list[int]:
+    """The processes whose parent this is; none where there is no ``/proc``."""
+    mine = str(os.getpid())
+    found = []
+    with contextlib.suppress(OSError):
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if file.read().rpartition(b")")[2].split()[1].decode() == mine:
+                    found.append(int(name))
+    return found
 
 
 def _catch_signals() -> int:
-    """Turn the signals that ask a process to end into something to read."""
+    """Turn the end of a child, and what asks a process to end, into something to read."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(writing)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, _ignore)
     return reading
+
+
+def _asked_to_end(signal_fd: int) -> bool:
+    """Whether a signal other than a child's end has come."""
+    return bool(set(os.read(signal_fd, 4096)) - {signal.SIGCHLD})
 
 
 def _ignore(number: int, frame: object) -> None:
@@ -223,6 +278,15 @@ def _death_with_parent() -> Callable[[], None]:
     return prepare
 
 
+def _adopt_orphans() -> None:
+    """Have the kernel make this process the parent of what its descendants leave."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def _say(message: dict[str, object]) -> None:
     with contextlib.suppress(OSError):  # nobody listens any more: the end is near anyway
         os.write(1, json.dumps(message).encode() + b"\n")
@@ -230,6 +294,7 @@ def _say(message: dict[str, object]) -> None:
 
 def main() -> None:
     """Run the keeper that the command line asks for."""
+    _adopt_orphans()
     Keeper(int(sys.argv[1]), sys.argv[2]).serve()
 
 

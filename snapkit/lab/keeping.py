@@ -1,4 +1,4 @@
-"""The user's side of the keeper: a directory and a QEMU that vanish with this process."""
+"""The user's side of the keeper: a directory and a program that vanish with this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import secrets
 import select
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,28 +18,30 @@ from pathlib import Path
 from typing import Any
 
 from snapkit.errors import SnapkitError
-from snapkit.lab.keeper import QEMU_OUTPUT, remove_directory
+from snapkit.lab.keeper import remove_directory
 
-__all__ = ["KeptQemu", "short_directory"]
+__all__ = ["KeptProgram", "short_directory"]
 
 _SOCKET_PATH_BYTES = 107  # the longest path that a UNIX socket can have
 _KEEPER_GONE = "its keeper process has ended. Close the lab and start a new one"
 _ANSWER_SECONDS = 10.0
-_END_SECONDS = 10.0  # the keeper's own time limits for QEMU and for the directory, and some
+_END_SECONDS = 10.0  # the keeper's own time limits for the program and for the directory, and some
 
 
-def short_directory(*sockets: str) -> Path:
+def short_directory(*sockets: str, for_others: bool = False) -> Path:
     """A free path for a lab's directory, short enough for sockets of these names in it.
 
-    It is in the directory for temporary files, or in ``/tmp`` where that is too deep.
-    Raises SnapkitError if neither will do.
+    It is in the directory for temporary files, or in ``/tmp`` where that is too deep or,
+    with ``for_others``, closed to other users. Raises SnapkitError if neither will do.
     """
     name = f"snapkit-lab-{secrets.token_hex(4)}"
     tried = list(dict.fromkeys([tempfile.gettempdir(), "/tmp"]))  # noqa: S108  the name is not guessable
     for base in tried:
         directory = Path(base, name)
         longest = max(len(os.fsencode(directory / socket)) for socket in sockets)
-        if longest <= _SOCKET_PATH_BYTES and os.access(base, os.W_OK | os.X_OK):
+        if longest > _SOCKET_PATH_BYTES or not os.access(base, os.W_OK | os.X_OK):
+            continue
+        if not for_others or _lets_others_in(base):
             return directory
     msg = (
         f"no directory for the lab: {' and '.join(tried)} cannot be written to or have too long"
@@ -47,10 +50,17 @@ def short_directory(*sockets: str) -> Path:
     raise SnapkitError(msg)
 
 
-class KeptQemu:
-    """A directory and at most one QEMU, both held by a keeper process.
+def _lets_others_in(directory: str) -> bool:
+    """Whether users without any right of their own can get through to a directory."""
+    path = Path(directory).resolve()
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (path, *path.parents))
 
-    They go with ``end()``, and also when this process ends in any other way.
+
+class KeptProgram:
+    """A directory and at most one program in it, both held by a keeper process.
+
+    They go with ``end()``, and also when this process ends in any other way. What the
+    program has started goes with it.
     Raises SnapkitError if the keeper or the directory cannot be had.
     """
 
@@ -61,7 +71,8 @@ class KeptQemu:
         self._unread = b""
         self._made = False
         self._exit_status: int | None = None
-        self._qemu_fd: int | None = None
+        self._output = ""
+        self._held: dict[int, int] = {}
         self._keeper = _start_keeper(directory)
         try:
             self._made = bool(self._expect("ready"))
@@ -69,26 +80,43 @@ class KeptQemu:
             self.end()
             raise
 
-    def run(self, command: list[str]) -> int:
-        """Start QEMU with this command line. Its process id.
+    def run(self, command: list[str], output: str = "qemu.log", **how: Any) -> int:
+        """Start a program in place of the one that runs. Its process id.
 
+        output: the file in the directory that gets what it writes to stdout and stderr.
+        how: "env", "user" and "group", as in ``subprocess``; the latter two are numbers.
         Raises SnapkitError if the program cannot be started.
         """
-        self._send({"run": command})
+        self._output = output
+        self._send({"run": command, "output": output, **how})
         pid = int(self._expect("pid"))
         self._exit_status = None
-        self._forget_qemu()
-        with contextlib.suppress(AttributeError, OSError):
-            self._qemu_fd = os.pidfd_open(pid)
+        self.hold(pid)
         return pid
 
+    def hold(self, pid: int) -> None:
+        """Have a running process end with the lab even if the keeper has been killed.
+
+        The program itself is held without this.
+        """
+        with contextlib.suppress(AttributeError, OSError):
+            self._held[pid] = os.pidfd_open(pid)
+
+    def has_ended(self, pid: int, wait: float = 0.0) -> bool:
+        """Whether a process that was held has ended, or does so within ``wait`` seconds."""
+        held = self._held.get(pid)
+        if held is None:
+            return True
+        return bool(select.select([held], [], [], wait)[0])
+
     def stop(self) -> None:
-        """End QEMU if it runs, and leave the directory."""
+        """End the program and all that it started, and leave the directory."""
         self._send({"stop": True})
         self._expect("stopped")
+        self._forget()
 
     def exit_status(self, wait: float = 0.0) -> int | None:
-        """How QEMU ended, as in ``subprocess``. None: it had not within ``wait`` seconds."""
+        """How the program ended, as in ``subprocess``. None: it had not within ``wait`` seconds."""
         deadline = time.monotonic() + wait
         while self._exit_status is None:
             message = self._receive(deadline)
@@ -98,15 +126,15 @@ class KeptQemu:
         return self._exit_status
 
     def output(self) -> str:
-        """The end of what QEMU has written to stdout and stderr."""
+        """The end of what the program has written to stdout and stderr."""
         try:
-            written = (self.directory / QEMU_OUTPUT).read_bytes()
-        except OSError:
+            written = (self.directory / self._output).read_bytes()
+        except OSError:  # also when nothing was run yet: the directory is no file
             return ""
         return written[-2000:].decode(errors="replace").strip()
 
     def end(self) -> None:
-        """End QEMU and the keeper and remove the directory. Again and again, if you like.
+        """End the program and the keeper and remove the directory. Again and again, if you like.
 
         In a process that was forked off it does nothing: the lab is its parent's.
         """
@@ -128,24 +156,22 @@ class KeptQemu:
                 keeper.wait()
             if keeper.stdout is not None:
                 keeper.stdout.close()
-            # Both are there still if the keeper was killed.
-            self._kill_qemu()
+            # All is there still if the keeper was killed.
+            self._kill_held()
             if self._made:
                 remove_directory(str(self.directory))
 
-    def _kill_qemu(self) -> None:
+    def _kill_held(self) -> None:
         """By its descriptor, which never means another process, as a number may."""
-        if self._qemu_fd is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._qemu_fd, signal.SIGKILL)
-        select.select([self._qemu_fd], [], [], _END_SECONDS)
-        self._forget_qemu()
+        for held in self._held.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(held, signal.SIGKILL)
+            select.select([held], [], [], _END_SECONDS)
+        self._forget()
 
-    def _forget_qemu(self) -> None:
-        if self._qemu_fd is not None:
-            os.close(self._qemu_fd)
-            self._qemu_fd = None
+    def _forget(self) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
 
     def _send(self, message: dict[str, Any]) -> None:
         stdin = self._keeper.stdin
@@ -181,7 +207,7 @@ class KeptQemu:
                 return None
             data = os.read(stdout.fileno(), 65536)
             if not data:
-                # QEMU has been killed with it.
+                # The program has been killed with it.
                 return {"error": _KEEPER_GONE, "exit": -signal.SIGKILL}
             self._unread += data
         line, _, self._unread = self._unread.partition(b"\n")

@@ -8,13 +8,16 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from string import ascii_lowercase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from snapkit import limits
 from snapkit.errors import SnapkitError
-from snapkit.lab import qemu, sequence
-from snapkit.lab.keeping import KeptQemu, short_directory
+from snapkit.lab import libvirtd, qemu, sequence
+from snapkit.lab.domain import DOMAIN, DomainMachine
+from snapkit.lab.keeping import KeptProgram, short_directory
+from snapkit.lab.plain import PlainMachine
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Lab"]
 
-_PORT_TRIES = 5
 _KVM_SECONDS = 8.0
 _LOOK_SECONDS = 0.02
 
@@ -43,13 +45,16 @@ class Lab:
 
     disks: how many, 1 to 8; the first is raw, the others are qcow2. Each has 64 MiB.
     monitor: "unix" for a UNIX socket, "tcp" for a port of this machine, which is open to all
-    its users.
+    its users. Only for backend "qmp": libvirt has QEMU's monitor for itself.
     accel: "tcg" or "kvm". KVM is used only if the guest really boots with it; ``accel`` says
     what is used.
-    backend: "qmp".
+    backend: "qmp" for a plain QEMU, "libvirt" for a domain in a libvirtd of the lab's own,
+    which has nothing to do with the user's libvirt. As root, that daemon runs as the user
+    ``nobody``, and the images belong to it.
     timeout: how many seconds the guest has to boot and write to every disk.
 
-    Raises SnapkitError if QEMU is missing or does not start, or the guest does not boot.
+    Raises SnapkitError if QEMU or libvirt is missing or does not start, or the guest does not
+    boot.
     """
 
     def __init__(
@@ -63,35 +68,59 @@ class Lab:
     ) -> None:
         _check_options(disks, monitor, accel, backend)
         timeout = limits.seconds(timeout)
-        self._qemu = qemu.find_program("qemu-system-x86_64")
         self._qemu_img = qemu.find_program("qemu-img")
-        self._kept = KeptQemu(short_directory(qemu.QMP_SOCKET, qemu.SPARE_SOCKET))
+        self._kept = KeptProgram(_free_directory(backend))
         self._connections: weakref.WeakSet[VirtualMachine] = weakref.WeakSet()
         self._finalizer = weakref.finalize(self, _end, self._kept, self._connections)
 
         self.directory: Path = self._kept.directory
         """Where its images are. It is removed with the lab."""
         self.images: Mapping[str, str] = MappingProxyType(
-            {k: str(self.directory / name) for k, name in qemu.disk_names(disks).items()}
+            {
+                _disk_name(backend, number): str(self.directory / name)
+                for number, name in enumerate(qemu.disk_names(disks))
+            }
         )
-        """Drive id -> path of the image that the drive was started with."""
-        self.domain: str | None = None
-        """The libvirt domain. None: this is a plain QEMU."""
-        self.spare_uri: str = qemu.spare_endpoint(self.directory)
-        """A second monitor, for another client at the same time."""
-        self.uri: str = ""
-        """Where its monitor listens, for ``connect``."""
+        """Drive id, or target in a domain -> path of the image that it was started with."""
         self.accel: str = accel
         """The accelerator that is used: "tcg" or "kvm"."""
-        self.command: list[str] = []
-        """QEMU's command line."""
         self.pid: int = 0
         """QEMU's process id."""
         try:
-            self._start(monitor, timeout)
+            self._machine = (
+                DomainMachine(self._kept, self.images)
+                if backend == "libvirt"
+                else PlainMachine(self._kept, self.images, monitor)
+            )
+            self._start(timeout)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def uri(self) -> str:
+        """Where its monitor or its libvirtd listens, for ``connect`` and for ``virsh -c``."""
+        return self._machine.uri
+
+    @property
+    def spare_uri(self) -> str:
+        """A second monitor, for another client at the same time; libvirt serves all at one."""
+        return self._machine.spare_uri
+
+    @property
+    def domain(self) -> str | None:
+        """The libvirt domain's name. None: this is a plain QEMU."""
+        return self._machine.domain
+
+    @property
+    def xml(self) -> str | None:
+        """The XML that the libvirt domain was created from. None: this is a plain QEMU."""
+        return self._machine.xml
+
+    @property
+    def command(self) -> list[str]:
+        """QEMU's command line."""
+        return self._machine.command
 
     def connect(self, **options: Any) -> VirtualMachine:
         """Connect to the lab's VM: ``snapkit.connect`` with this lab's address.
@@ -153,7 +182,8 @@ class Lab:
             f"<td>{qemu.disk_format(path)}</td></tr>"
             for drive, path in self.images.items()
         )
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("drive", "image", "format"))
+        names = ("drive" if self.domain is None else "target", "image", "format")
+        head = "".join(f'<th scope="col">{name}</th>' for name in names)
         return (
             f"<table><caption>Lab: {self._state()}</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -162,55 +192,50 @@ class Lab:
     def _state(self) -> str:
         if not self._finalizer.alive:
             return "closed"
-        return "running" if self._kept.exit_status() is None else "QEMU has ended"
+        return "running" if self._machine.ending() is None else "QEMU has ended"
 
-    def _start(self, monitor: str, timeout: float) -> None:
+    def _start(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         qemu.make_floppy(self.directory / qemu.FLOPPY)
         if self.accel == "kvm":
             # That /dev/kvm opens, or that QEMU starts with it, proves nothing.
             try:
-                self._boot(monitor, min(deadline, time.monotonic() + _KVM_SECONDS))
+                self._boot(min(deadline, time.monotonic() + _KVM_SECONDS))
             except SnapkitError:
                 self.accel = "tcg"
             else:
                 return
-        self._boot(monitor, deadline)
+        self._boot(deadline)
 
-    def _boot(self, monitor: str, deadline: float) -> None:
+    def _boot(self, deadline: float) -> None:
         """Start QEMU with fresh disks and wait until the guest has written to all of them."""
-        for tries_left in reversed(range(_PORT_TRIES)):
+        while True:
             self._kept.stop()
             for path in self.images.values():
                 qemu.make_disk(Path(path), self._qemu_img)
-            self.uri = qemu.monitor_endpoint(monitor, self.directory)
-            self.command = qemu.command_line(
-                self._qemu, self.accel, self.directory, dict(self.images), self.uri
-            )
-            self.pid = self._kept.run(self.command)
+            self.pid = self._machine.boot(self.accel, deadline)
             try:
                 self._wait_for_guest(deadline)
             except SnapkitError:
-                # Another program may have taken the port since it was found free.
-                taken = monitor == "tcp" and "Address already in use" in self._kept.output()
-                if not taken or not tries_left:
+                if not self._machine.may_try_again():
                     raise
             else:
                 return
 
     def _wait_for_guest(self, deadline: float) -> None:
         waiting = dict(self.images)
+        first = next(iter(waiting.values()))
         while True:
             waiting = {k: path for k, path in waiting.items() if not sequence.holds_a_record(path)}
-            if not waiting and sequence.holds_the_second_record(self.images["drive0"]):
+            if not waiting and sequence.holds_the_second_record(first):
                 return
-            status = self._kept.exit_status(wait=_LOOK_SECONDS)
-            if status is not None:
-                msg = f"the lab's QEMU ended with status {status}: {self._kept.output()}"
+            ending = self._machine.ending(wait=_LOOK_SECONDS)
+            if ending is not None:
+                msg = f"the lab's QEMU {ending}"
                 raise SnapkitError(msg)
             if time.monotonic() > deadline:
                 drives = ", ".join(waiting or self.images)
-                said = self._kept.output()
+                said = self._machine.output()
                 msg = (
                     f"the lab's guest has not written to {drives} in time. On a slow or busy"
                     " machine, give it longer: Lab(timeout=60)"
@@ -220,11 +245,17 @@ class Lab:
 
 
 def _check_options(disks: object, monitor: str, accel: str, backend: str) -> None:
-    if backend != "qmp":
-        msg = f'there is no lab with backend={backend!r}: use backend="qmp"'
+    if backend not in ("qmp", "libvirt"):
+        msg = f'there is no lab with backend={backend!r}: use "qmp" or "libvirt"'
         raise SnapkitError(msg)
     if monitor not in ("unix", "tcp"):
         msg = f'there is no lab with monitor={monitor!r}: use "unix" or "tcp"'
+        raise SnapkitError(msg)
+    if backend == "libvirt" and monitor != "unix":
+        msg = (
+            f"there is no lab with monitor={monitor!r} in libvirt, which has QEMU's monitor for"
+            " itself: leave monitor out"
+        )
         raise SnapkitError(msg)
     if accel not in ("tcg", "kvm"):
         msg = f'there is no lab with accel={accel!r}: use "tcg" or "kvm"'
@@ -234,7 +265,17 @@ def _check_options(disks: object, monitor: str, accel: str, backend: str) -> Non
         raise SnapkitError(msg)
 
 
-def _end(kept: KeptQemu, connections: weakref.WeakSet[VirtualMachine]) -> None:
+def _free_directory(backend: str) -> Path:
+    if backend == "libvirt":
+        return libvirtd.free_directory(DOMAIN)
+    return short_directory(qemu.QMP_SOCKET, qemu.SPARE_SOCKET)
+
+
+def _disk_name(backend: str, number: int) -> str:
+    return f"vd{ascii_lowercase[number]}" if backend == "libvirt" else f"drive{number}"
+
+
+def _end(kept: KeptProgram, connections: weakref.WeakSet[VirtualMachine]) -> None:
     """Close the connections, then the VM. In a forked process both are the parent's."""
     if os.getpid() != kept.owner:
         return

@@ -40,11 +40,9 @@ def find_program(name: str) -> str:
     return path
 
 
-def disk_names(disks: int) -> dict[str, str]:
-    """Drive id -> file name: a raw disk, and qcow2 ones."""
-    names = {"drive0": "win2003.img", "drive1": "data.qcow2"}
-    names |= {f"drive{i}": f"disk{i}.qcow2" for i in range(2, disks)}
-    return dict(list(names.items())[:disks])
+def disk_names(disks: int) -> list[str]:
+    """The file names of the disks: a raw one, and qcow2 ones."""
+    return ["win2003.img", "data.qcow2", *(f"disk{i}.qcow2" for i in range(2, disks))][:disks]
 
 
 def disk_format(path: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from snapkit.backends.abilities import ABILITIES
 from snapkit.cli import doctor
 from snapkit.journaling import Journal
 from tests.cli.conftest import ROOT, RunCommand
@@ -47,6 +48,30 @@ def test_a_missing_program_is_named_with_the_command_that_installs_it(
     assert found["qemu-img"]["status"] == "missing"
     assert found["qemu-img"]["cure"].endswith("apt-get install qemu-utils")
     assert found["qemu-storage-daemon"]["required"] is False
+
+
+def test_libvirt_is_examined_and_not_required(run_snapkit: RunCommand) -> None:
+    found = parts(run_snapkit)
+    for name in ("libvirt-python", "virsh", "libvirtd"):
+        assert (found[name]["status"], found[name]["required"]) == ("ok", False)
+        assert re.search(r"\d+\.\d+\.\d+", found[name]["found"])
+
+
+def test_a_missing_libvirt_is_named_with_the_commands_that_install_it(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    found = parts(run_snapkit)["libvirt-python"]
+    assert found["status"] == "missing"
+    assert f"apt-get install {doctor.LIBVIRT_PYTHON} && " in found["cure"]
+    assert found["cure"].endswith("-m pip install 'snapkit[libvirt]'")
+
+
+def test_what_not_every_backend_can_do_is_shown(run_snapkit: RunCommand) -> None:
+    text = run_snapkit("doctor").out
+    shown = text[text.index("What not every backend can do") :]
+    for ability in ABILITIES:
+        assert ability.name in shown
 
 
 def fake_program(directory: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +158,9 @@ def test_the_doctors_versions_are_those_of_the_project() -> None:
 
 def test_the_doctors_system_packages_are_those_of_the_project() -> None:
     lines = (ROOT / "binder" / "apt.txt").read_text().splitlines()
-    listed = {line.split()[0] for line in lines if line and not line.startswith("#")}
-    assert set(doctor.PACKAGES.values()) <= listed
+    entries = [line.removeprefix("#host:") for line in lines]
+    listed = {entry.split()[0] for entry in entries if entry and not entry.startswith("#")}
+    assert set(" ".join([*doctor.PACKAGES.values(), doctor.LIBVIRT_PYTHON]).split()) <= listed
 
 
 def test_a_temporary_directory_that_is_too_deep_is_found(

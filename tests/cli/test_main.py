@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -236,6 +237,29 @@ def test_a_lab_tells_its_address_and_leaves_nothing_when_it_is_ended(
     wait_until(lambda: not os.path.exists(lab["directory"]), "the lab's directory is gone")
     os.close(handle)
     assert not os.path.exists(f"/proc/{lab['pid']}")
+
+
+def test_a_lab_can_be_a_libvirt_domain(start_snapkit: StartCommand) -> None:
+    process = start_snapkit(
+        *("lab", "--backend", "libvirt"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    known: dict[str, str] = {}
+    while "virsh:" not in known:
+        name, _, value = process.stdout.readline().partition(" ")
+        known[name] = value.strip()
+    assert known["domain"] == "win2003"
+    assert "spare_uri" not in known
+    assert known["Shell:"] == f"snapkit devices '{known['uri']}' win2003"
+    assert known["Python:"].endswith(f"snapkit.connect('{known['uri']}', 'win2003')")
+    virsh = shlex.split(known["virsh:"])
+    listed = subprocess.run(virsh, capture_output=True, text=True, check=True)
+    assert known["vda"] in listed.stdout
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, "Traceback" in err) == (0, False)
+    wait_until(lambda: not os.path.exists(known["directory"]), "the lab's directory is gone")
+    assert not os.path.exists(f"/proc/{known['pid']}")
 
 
 def test_a_lab_whose_qemu_ends_is_removed_and_says_so(start_snapkit: StartCommand) -> None:

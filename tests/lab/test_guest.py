@@ -11,7 +11,7 @@ import pytest
 
 import snapkit.lab
 from snapkit.lab import qemu
-from snapkit.lab.keeping import KeptQemu, short_directory
+from snapkit.lab.keeping import KeptProgram, short_directory
 from tests.conftest import wait_until
 from tests.lab.watch import execute, record, records_in
 
@@ -76,9 +76,9 @@ def test_a_reset_does_not_set_the_numbers_back() -> None:
 
 
 @pytest.fixture
-def kept() -> Iterator[KeptQemu]:
+def kept() -> Iterator[KeptProgram]:
     """A directory with the guest's floppy image, and room for a QEMU."""
-    kept = KeptQemu(short_directory(qemu.QMP_SOCKET, qemu.SPARE_SOCKET))
+    kept = KeptProgram(short_directory(qemu.QMP_SOCKET, qemu.SPARE_SOCKET))
     try:
         qemu.make_floppy(kept.directory / qemu.FLOPPY)
         yield kept
@@ -86,14 +86,16 @@ def kept() -> Iterator[KeptQemu]:
         kept.end()
 
 
-def command(kept: KeptQemu, images: dict[str, str]) -> list[str]:
+def command(kept: KeptProgram, images: dict[str, str]) -> list[str]:
     endpoint = qemu.monitor_endpoint("unix", kept.directory)
     program = qemu.find_program("qemu-system-x86_64")
     return qemu.command_line(program, "tcg", kept.directory, images, endpoint)
 
 
 @pytest.mark.parametrize("last", [64, 65535, 65536, 200000])
-def test_the_guest_goes_on_from_the_largest_number_on_any_disk(kept: KeptQemu, last: int) -> None:
+def test_the_guest_goes_on_from_the_largest_number_on_any_disk(
+    kept: KeptProgram, last: int
+) -> None:
     behind, ahead = (str(kept.directory / name) for name in ("behind.img", "ahead.img"))
     write_ring(Path(behind), last - 1)
     write_ring(Path(ahead), last)
@@ -108,7 +110,9 @@ def test_the_guest_goes_on_from_the_largest_number_on_any_disk(kept: KeptQemu, l
 
 
 @pytest.mark.parametrize("sector", [1, 5])
-def test_a_write_that_fails_is_tried_again_and_leaves_no_gap(kept: KeptQemu, sector: int) -> None:
+def test_a_write_that_fails_is_tried_again_and_leaves_no_gap(
+    kept: KeptProgram, sector: int
+) -> None:
     images = {f"drive{i}": str(kept.directory / f"{i}.img") for i in range(2)}
     for image in images.values():
         write_ring(Path(image), 0)

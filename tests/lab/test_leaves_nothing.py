@@ -17,9 +17,10 @@ import pytest
 
 from snapkit.errors import SnapkitError
 from snapkit.lab import Lab, qemu
-from snapkit.lab.keeping import KeptQemu, short_directory
+from snapkit.lab.keeping import KeptProgram, short_directory
 from tests.conftest import SECONDS, wait_until
 from tests.lab.watch import (
+    children_of,
     execute,
     has_ended,
     has_vanished,
@@ -41,6 +42,7 @@ class Started:
     process: subprocess.Popen[bytes]
     qemu: int
     keeper: int
+    kept: list[int]
     directory: Path
 
     def next_line(self) -> str:
@@ -57,6 +59,8 @@ class Started:
 def temporary() -> Iterator[Path]:
     """A directory for temporary files that has to be empty in the end."""
     with tempfile.TemporaryDirectory(prefix="st-") as directory:
+        # As root, a libvirtd is another user.
+        Path(directory).chmod(0o711)
         yield Path(directory)
         assert list(Path(directory).iterdir()) == []
 
@@ -67,15 +71,16 @@ class Start(Protocol):
     def __call__(self, code: str = "") -> Started: ...
 
 
-@pytest.fixture
-def start(temporary: Path) -> Iterator[Start]:
+@pytest.fixture(params=["qmp", "libvirt"])
+def start(request: pytest.FixtureRequest, temporary: Path) -> Iterator[Start]:
     all_started = []
 
     def start(code: str = "") -> Started:
         program = (
             "import os, sys, signal\n"
             "from snapkit.lab import Lab\n"
-            "lab = Lab()\n"
+            f"def new(): return Lab(backend={request.param!r}, timeout=60)\n"
+            "lab = new()\n"
             "print(lab.pid, lab.directory, flush=True)\n"
             # Until the processes of the lab are known, it has to stay.
             "os.read(0, 1)\n"
@@ -94,7 +99,8 @@ def start(temporary: Path) -> Iterator[Start]:
         assert process.stdin is not None
         pid, directory = line_from(process.stdout.fileno()).split(maxsplit=1)
         assert Path(directory).parent == temporary
-        started = Started(process, int(pid), parent_of(int(pid)), Path(directory))
+        keeper = parent_of(int(pid))
+        started = Started(process, int(pid), keeper, children_of(keeper), Path(directory))
         all_started.append(started)
         process.stdin.write(b".")
         return started
@@ -107,8 +113,8 @@ def start(temporary: Path) -> Iterator[Start]:
 
 
 def all_gone(started: Started) -> None:
-    has_ended(started.qemu)
-    has_ended(started.keeper)
+    for pid in (started.keeper, *started.kept):
+        has_ended(pid)
     has_vanished(started.directory)
 
 
@@ -155,7 +161,8 @@ def test_a_forked_child_that_ends_does_not_end_the_lab(start: Start) -> None:
 def test_a_ctrl_c_for_the_process_does_not_reach_its_lab(start: Start) -> None:
     started = start()
     # A terminal sends it to a process group, and a hang-up to a session.
-    lab = (started.qemu, started.keeper)
+    lab = (started.keeper, *started.kept)
+    assert started.qemu in lab
     assert os.getpgid(started.process.pid) not in {os.getpgid(pid) for pid in lab}
     assert os.getsid(started.process.pid) not in {os.getsid(pid) for pid in lab}
 
@@ -192,7 +199,7 @@ def test_a_killed_qemu_leaves_the_images_until_the_lab_is_closed() -> None:
 
 def test_the_thread_that_made_the_lab_may_end(start: Start) -> None:
     threaded = (
-        "import threading\nlabs = []\nt = threading.Thread(target=lambda: labs.append(Lab()))"
+        "import threading\nlabs = []\nt = threading.Thread(target=lambda: labs.append(new()))"
     )
     threaded += "\nt.start(); t.join(); print(labs[0].pid, labs[0].directory, flush=True)"
     started = start(threaded)
@@ -263,7 +270,7 @@ def test_what_qemu_says_when_it_does_not_start_reaches_the_user(
 
 
 def test_a_program_that_cannot_be_started_is_an_error(temporary: Path, tmp_path: Path) -> None:
-    kept = KeptQemu(temporary / "snapkit-lab-x")
+    kept = KeptProgram(temporary / "snapkit-lab-x")
     try:
         program = tmp_path / "program"
         program.write_text("")
@@ -278,12 +285,12 @@ def test_a_directory_that_is_there_is_neither_used_nor_removed(tmp_path: Path) -
     taken.mkdir()
     (taken / "file").write_text("mine")
     with pytest.raises(SnapkitError, match="File exists"):
-        KeptQemu(taken)
+        KeptProgram(taken)
     assert (taken / "file").read_text() == "mine"
 
 
 def test_a_killed_keeper_is_named_when_it_is_needed(temporary: Path) -> None:
-    kept = KeptQemu(temporary / "snapkit-lab-x")
+    kept = KeptProgram(temporary / "snapkit-lab-x")
     kept._keeper.kill()
     kept._keeper.wait()
     with pytest.raises(SnapkitError, match="its keeper process has ended"):

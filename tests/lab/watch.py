@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import struct
@@ -36,6 +37,17 @@ def parent_of(pid: int) -> int:
     """The process id of a process's parent."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> list[int]:
+    """The running processes whose parent this one is."""
+    found = []
+    for process in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        # Others end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if parent_of(process) == pid and is_running(process):
+                found.append(process)
+    return found
 
 
 def execute(endpoint: str, *commands: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:

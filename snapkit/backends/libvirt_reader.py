@@ -1,0 +1,131 @@
+"""Reading a domain from libvirt. All of it blocks; errors are libvirt's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snapkit.backends import libvirt_graph, libvirt_xml
+from snapkit.backends.libvirt_graph import BlockJob, LayerStats
+from snapkit.backends.libvirt_xml import Domain, Moment
+
+__all__ = ["Missing", "choose", "moments", "names", "read", "running"]
+
+_NAMES_SHOWN = 20
+_JOBS = ("unknown", "pull", "copy", "commit", "active-commit", "backup")
+"""``VIR_DOMAIN_BLOCK_JOB_TYPE_*`` in words."""
+
+
+class Missing(Exception):
+    """There is no such domain, or it does not run; the message is a whole sentence."""
+
+
+def choose(libvirt: Any, handle: Any, wanted: str | None) -> Any:
+    """The running domain of that name, uuid or id; without one, the only one that runs.
+
+    Raises Missing.
+    """
+    found = _find(libvirt, handle, wanted) if wanted else _only(libvirt, handle)
+    if not found.isActive():
+        msg = (
+            f"The domain {found.name()!r} does not run: start it (virsh start), or choose another. "
+            f"{_running(libvirt, handle)}"
+        )
+        raise Missing(msg)
+    return found
+
+
+def _find(libvirt: Any, handle: Any, wanted: str) -> Any:
+    ways = [handle.lookupByName, handle.lookupByUUIDString]
+    if wanted.isdecimal():
+        ways.append(lambda text: handle.lookupByID(int(text)))
+    # What is no uuid at all is an error of its own.
+    absent = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG}
+    for way in ways:
+        try:
+            return way(wanted)
+        except libvirt.libvirtError as err:
+            if err.get_error_code() not in absent or not handle.isAlive():
+                raise
+    msg = f"There is no domain {wanted!r}, neither by name, uuid nor id. "
+    raise Missing(msg + _running(libvirt, handle))
+
+
+def _only(libvirt: Any, handle: Any) -> Any:
+    domains = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    if len(domains) == 1:
+        return domains[0]
+    if domains:
+        msg = f"Say which domain, after the address. {_running(libvirt, handle)}"
+    else:
+        msg = "No domain runs there: start one (virsh start)."
+    raise Missing(msg)
+
+
+def _running(libvirt: Any, handle: Any) -> str:
+    names = running(libvirt, handle)
+    if not names:
+        return "No domain runs there."
+    more = f", and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return f"These run: {', '.join(names[:_NAMES_SHOWN])}{more}."
+
+
+def running(libvirt: Any, handle: Any) -> list[str]:
+    """The names of the domains that run."""
+    domains = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+    return sorted(domain.name() for domain in domains)
+
+
+def read(libvirt: Any, handle: Any, domain: Any) -> tuple[Domain, list[LayerStats], list[BlockJob]]:
+    """One reading of a domain: its XML, its layers' counters, its block jobs.
+
+    The question for block jobs comes first: libvirt lets it wait until a snapshot that is
+    under way has ended, and then the XML is what it left.
+    """
+    told = libvirt_xml.domain(domain.XMLDesc(0))
+    known = [_job(libvirt, domain, disk.target) for disk in told.disks if disk.images]
+    told = libvirt_xml.domain(domain.XMLDesc(0))
+    jobs = [job for job in known if job is not None]
+    return told, _counters(libvirt, handle, domain), jobs
+
+
+def _job(libvirt: Any, domain: Any, target: str) -> BlockJob | None:
+    try:
+        answer = domain.blockJobInfo(target, 0)
+    except libvirt.libvirtError as err:
+        if err.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG}:
+            # A driver without block jobs, and a disk that was unplugged just now.
+            return None
+        raise
+    if not answer:
+        return None
+    kind = answer.get("type", 0)
+    word = _JOBS[kind] if 0 <= kind < len(_JOBS) else str(kind)
+    return BlockJob(target, word, answer.get("cur", 0), answer.get("end", 0))
+
+
+def _counters(libvirt: Any, handle: Any, domain: Any) -> list[LayerStats]:
+    try:
+        answers = handle.domainListGetStats(
+            [domain],
+            libvirt.VIR_DOMAIN_STATS_BLOCK,
+            libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_BACKING,
+        )
+    except libvirt.libvirtError as err:
+        if err.get_error_code() in {libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_INVALID_ARG}:
+            # A driver without these counters shows chains without sizes.
+            return []
+        raise
+    return libvirt_graph.layer_stats(answers[0][1]) if answers else []
+
+
+def names(domain: Any) -> tuple[str, ...]:
+    """The names of the domain's snapshots (``virDomainListAllSnapshots``)."""
+    return tuple(one.getName() for one in domain.listAllSnapshots(0))
+
+
+def moments(libvirt: Any, domain: Any) -> tuple[list[Moment], str]:
+    """The domain's snapshots, parents first, and the name of the current one."""
+    flags = getattr(libvirt, "VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL", 0)
+    found = [libvirt_xml.moment(one.getXMLDesc(0)) for one in domain.listAllSnapshots(flags)]
+    current = domain.snapshotCurrent().getName() if domain.hasCurrentSnapshot() else ""
+    return found, current

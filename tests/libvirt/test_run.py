@@ -1,0 +1,233 @@
+"""Snapshots of a domain: what runs is what was shown, and what libvirt remembers of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from xml.etree import ElementTree as ET
+
+import pytest
+
+import snapkit
+from snapkit.errors import PlanError, SnapkitError, SnapshotError
+from tests.conftest import create_image, digest, qemu_img
+from tests.libvirt.world import Seed
+from tests.libvirtd import domain_xml
+
+
+def remembered(seed: Seed) -> list[str]:
+    return seed.daemon.virsh("snapshot-list", seed.name, "--name").split()
+
+
+def test_the_shell_s_form_pasted_into_a_shell_does_the_same(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    shown = vm.plan(seed.targets, description="a <&> 'b'").preview("virsh")
+    said = seed.shell(str(shown))
+    assert said == "Domain snapshot snap1 created from '/dev/stdin'"
+    assert seed.disks() == seed.targets
+    assert list(vm.snapshots()["description"]) == ["a <&> 'b'"]
+
+
+def test_the_xml_is_what_is_sent(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    plan = vm.plan(seed.targets)
+    sent = plan.script.switch.arguments
+    assert plan.script.prepare == ()
+    assert plan.preview() == plan.preview("xml") == sent["xml"]
+    assert sent["flags"] == ["DISK_ONLY", "ATOMIC", "VALIDATE"]
+    assert plan.forms == ("xml", "virsh", "python")
+    with pytest.raises(SnapkitError, match="no preview 'qmp' here"):
+        plan.preview("qmp")
+
+
+def test_the_python_form_does_the_same(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    shown = vm.plan(seed.targets, name="mine", description="d").preview("python")
+    exec(compile(shown, "cell", "exec"), {})  # noqa: S102  that is what is shown
+    assert seed.disks() == seed.targets
+    assert remembered(seed) == ["mine"]
+
+
+def test_libvirt_remembers_a_disk_by_its_target(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    vm.snapshot({"vda": seed.targets["vda"]}, name="mine")
+    text = seed.daemon.virsh("snapshot-dumpxml", seed.name, "mine")
+    root = ET.fromstring(text)  # noqa: S314  virsh wrote it
+    rows = {row.get("name"): row.get("snapshot") for row in root.iterfind("disks/disk")}
+    assert rows == {"vda": "external", "vdb": "no"}
+    (row,) = vm.snapshots().to_dict("records")
+    assert row["disks"] == f"vda={seed.targets['vda']}"
+    assert (row["state"], row["current"], row["agrees"]) == ("disk-snapshot", True, True)
+
+
+def test_without_metadata_libvirt_remembers_nothing(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    outcome = vm.snapshot(seed.targets, metadata="no")
+    assert outcome.ok, outcome.findings
+    assert remembered(seed) == []
+    assert vm.snapshots().empty
+    assert seed.disks() == seed.targets
+
+
+def test_the_name_is_the_next_that_is_free(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    seed.daemon.virsh("snapshot-create-as", seed.name, "snap1", "--disk-only")
+    vm.snapshot(["vda", "vdb"])
+    assert remembered(seed) == ["snap1", "snap2"]
+
+
+def test_a_name_that_is_taken_is_refused_by_libvirt_and_all_is_undone(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    seed.daemon.virsh("snapshot-create-as", seed.name, "mine", "--disk-only")
+    before = seed.images()
+    with pytest.raises(SnapshotError, match=r"already exists.*Everything was undone"):
+        vm.snapshot(seed.targets, name="mine")
+    assert seed.images() == before
+
+
+@pytest.mark.parametrize("format_", ["qcow2", "qed"])
+def test_overlays_of_both_formats_stand_on_their_bases(
+    seed: Seed, vm: snapkit.VirtualMachine, format_: str
+) -> None:
+    copy = shutil.copyfile(seed.raw, seed.file("copy"))
+    outcome = vm.snapshot(seed.targets, format=format_)
+    assert outcome.ok, outcome.findings
+    assert set(vm.devices()["format"]) == {format_}
+    seed.daemon.virsh("destroy", seed.name)
+    compared = qemu_img("compare", "-f", format_, "-F", "raw", seed.targets["vda"], copy)
+    assert "identical" in compared
+
+
+def test_overlays_made_beforehand_are_used_as_they_are(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    for overlay, base, format_ in (
+        (seed.targets["vda"], seed.raw, "raw"),
+        (seed.targets["vdb"], seed.data, "qcow2"),
+    ):
+        create_image(overlay, backing=base, backing_format=format_)
+        seed.daemon.give(overlay)
+    before = {name: os.stat(file).st_ino for name, file in seed.targets.items()}
+    plan = vm.plan(seed.targets, mode="existing")
+    assert "--reuse-external" in plan.preview("virsh")
+    outcome = plan.run()
+    assert outcome.ok, outcome.findings
+    assert {name: os.stat(file).st_ino for name, file in seed.targets.items()} == before
+    assert seed.disks() == seed.targets
+
+
+def test_file_names_that_xml_and_the_shell_would_misread_are_files(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    odd = {
+        "vda": seed.file('a\'b "c" <&>; $(touch no)  ü.snap'),
+        "vdb": seed.file("XML"),
+    }
+    seed.shell(str(vm.plan(odd).preview("virsh")))
+    assert vm.devices()["file"].to_dict() == odd
+    assert not os.path.exists(seed.file("no"))
+    again = {name: f"{file}2" for name, file in odd.items()}
+    outcome = vm.snapshot(again)
+    assert outcome.ok, outcome.findings
+    assert vm.devices()["file"].to_dict() == again
+
+
+@pytest.mark.parametrize("character", ["\x01", "\x1b", "\n", "\r", "\t"])
+def test_a_name_that_libvirt_cannot_be_told_is_a_problem_of_the_plan(
+    seed: Seed, vm: snapkit.VirtualMachine, character: str
+) -> None:
+    plan = vm.plan({"vda": seed.file(f"a{character}b")})
+    (problem,) = (problem for problem in plan.problems if problem.severity == "error")
+    assert (problem.device, problem.check) == ("vda", "path")
+    assert "libvirt cannot be told such a name" in str(problem)
+
+
+def test_words_that_no_xml_can_hold_are_refused_before_anything_is_sent(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    before = seed.images()
+    with pytest.raises(SnapkitError, match="which no XML can"):
+        vm.snapshot(seed.targets, description="a\x01b")
+    assert seed.images() == before
+    assert snapkit.journal().empty
+
+
+def test_a_domain_with_an_odd_name_is_reached_by_the_shell_s_form_too(seed: Seed) -> None:
+    name = "a b$(x)"
+    xml = domain_xml(seed.daemon.image("odd.qcow2"), name="ODD").replace("ODD", name)
+    seed.daemon.create(xml, "--paused")
+    with snapkit.connect(seed.uri, name) as vm:
+        seed.shell(str(vm.plan({"vda": seed.file("odd.snap")}).preview("virsh")))
+        assert vm.devices()["file"].to_dict() == {"vda": seed.file("odd.snap")}
+
+
+def test_a_remote_looking_connection_runs_and_says_what_it_could_not_see(seed: Seed) -> None:
+    with snapkit.connect(seed.uri, seed.name, local=False) as vm:
+        plan = vm.plan(seed.targets)
+        assert plan.ok
+        assert {problem.check for problem in plan.problems} == {"visible"}
+        outcome = plan.run()
+    assert outcome.ok
+    assert any("was not opened offline" in finding for finding in outcome.findings)
+    assert seed.disks() == seed.targets
+
+
+def test_from_afar_an_overlay_that_cannot_be_looked_at_is_not_used(seed: Seed) -> None:
+    create_image(seed.targets["vda"], "1M")
+    seed.daemon.give(seed.targets["vda"])
+    before = seed.images()
+    with (
+        snapkit.connect(seed.uri, seed.name, local=False) as vm,
+        pytest.raises(SnapshotError, match=r"libvirt does not look.*Everything was undone"),
+    ):
+        vm.snapshot({"vda": seed.targets["vda"]}, mode="existing")
+    assert seed.images() == before
+
+
+def test_the_classic_engine_is_refused_with_the_other(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    plan = vm.plan(seed.targets, engine="classic")
+    assert {problem.check for problem in plan.problems} == {"engine"}
+    assert "Use engine='prepared'" in plan.refusal()
+
+
+def test_new_and_existing_overlays_are_not_mixed(seed: Seed, vm: snapkit.VirtualMachine) -> None:
+    create_image(seed.targets["vdb"], backing=seed.data, backing_format="qcow2")
+    before = digest(seed.targets["vdb"])
+    mixed = {"vda": seed.targets["vda"], "vdb": {"file": seed.targets["vdb"], "mode": "existing"}}
+    with pytest.raises(PlanError, match="Give every disk the same mode"):
+        vm.snapshot(mixed)
+    assert digest(seed.targets["vdb"]) == before
+
+
+def test_an_overlay_with_the_wrong_header_is_refused_where_libvirt_would_take_it(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    create_image(seed.targets["vda"], "4M")
+    seed.daemon.give(seed.targets["vda"])
+    before = seed.images()
+    with pytest.raises(PlanError, match="names no backing file"):
+        vm.snapshot({"vda": seed.targets["vda"]}, mode="existing")
+    assert seed.images() == before
+    taken = (
+        f"virsh -c '{seed.uri}' snapshot-create-as {seed.name} x --disk-only --reuse-external "
+        f"--diskspec vda,file={seed.targets['vda']} --diskspec vdb,snapshot=no"
+    )
+    assert "created" in seed.shell(taken)
+
+
+@pytest.mark.parametrize("there", ["a file", "an empty file", "a directory", "a dangling link"])
+def test_what_is_there_already_is_refused_and_left_as_it_is(
+    seed: Seed, vm: snapkit.VirtualMachine, there: str
+) -> None:
+    path = seed.targets["vdb"]
+    if there == "a directory":
+        os.mkdir(path)
+    elif there == "a dangling link":
+        os.symlink(seed.file("nowhere"), path)
+    else:
+        with open(path, "w") as file:
+            file.write("precious" if there == "a file" else "")
+    before = os.lstat(path)
+    with pytest.raises(PlanError, match=r"already exists|is a directory"):
+        vm.snapshot(seed.targets)
+    assert os.lstat(path) == before
+    assert not os.path.exists(seed.targets["vda"])
