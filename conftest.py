@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -17,7 +18,12 @@ JOURNAL = pytest.StashKey[str]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Leave the user's own journal alone. A worker's environment is that of its controller."""
+    """Leave the user's own journal alone. A worker's environment is that of its controller.
+
+    A shell starts what it puts into the background deaf to SIGINT, and what a test starts
+    would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "SNAPKIT_JOURNAL" not in os.environ:
         directory = tempfile.mkdtemp(prefix="snapkit-journal-")
         config.stash[JOURNAL] = directory
