@@ -22,6 +22,16 @@ _CURES = {
     r"virtlogd": """
         start virtlogd, or set stdio_handler = "file" in libvirt's qemu.conf
     """,
+    r"Host key verification failed": """
+        go there with ssh once and accept the host's key, which puts it into known_hosts
+    """,
+    r"Permission denied \((publickey|password|keyboard|gssapi)": """
+        have your key let in there (ssh-copy-id), or name another with keyfile= in the address
+    """,
+    r"certificate|TLS": """
+        look at cacert.pem, clientcert.pem and clientkey.pem in the directory that pkipath= in
+        the address names: both sides need certificates of an authority that the other knows
+    """,
     r"authentication (failed|unavailable|cancelled)|polkit|access denied by policy": """
         join the group that may manage VMs (libvirt), or have polkit allow
         org.libvirt.unix.manage

@@ -10,6 +10,16 @@ from tests.conftest import digest
 from tests.libvirtd import PrivateLibvirt
 
 
+def pasted(command: str, home: Path) -> str:
+    """What a command prints that is pasted into a shell, with nobody's settings."""
+    settings = {"PATH": os.environ["PATH"], "HOME": str(home), "LC_ALL": "C"}
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, check=False, env=settings
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 class Seed:
     """A paused domain with the seed's two disks: a raw vda and a qcow2 vdb."""
 
@@ -43,12 +53,7 @@ class Seed:
 
     def shell(self, command: str) -> str:
         """What a command prints that is pasted into a shell, with nobody's settings."""
-        settings = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LC_ALL": "C"}
-        done = subprocess.run(
-            ["sh", "-c", command], capture_output=True, text=True, check=False, env=settings
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return pasted(command, self.directory)
 
     def images(self) -> dict[str, str]:
         """Every file beside the disks with its digest."""
