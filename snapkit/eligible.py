@@ -24,7 +24,8 @@ __all__ = [
     "why_not",
 ]
 
-_FLASH = re.compile(r"/machine/[^/]*\.flash\d+")
+# QEMU's path of it, or libvirt's name for it.
+_FLASH = re.compile(r"/machine/[^/]*\.flash\d+|pflash\d+")
 
 
 def empty(device: Device) -> str:

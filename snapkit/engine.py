@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NoReturn
 from weakref import WeakKeyDictionary
 
-from snapkit import compare, loop, offline, telling, undo, verify
+from snapkit import backends, compare, loop, offline, telling, undo, verify
 from snapkit.backends.base import Backend, LinkLost, Receipt, Refused
 from snapkit.errors import ConnectError, OutcomeUnknown, PlanError, SnapshotError
 from snapkit.journaling import Journal, JournalError, Record, Start, default_path
@@ -274,8 +274,7 @@ class _Engine:
             after = await self._look_again()
             moved = self._has_moved(after, script)
         except (Exception, asyncio.CancelledError) as err:
-            if self.backend.gone and offline.can_tell(self.receipt, script.overlays):
-                await self._find_out_offline(before, script)
+            if self.backend.gone and await self._find_out_offline(before, script):
                 msg = "The VM has ended within the switch; nothing was written to its overlays"
                 raise telling.Ended(msg) from err
             files = ", ".join(overlay.file for overlay in script.overlays)
@@ -292,10 +291,23 @@ class _Engine:
             "the connection was lost during the switch; what is said here was read anew"
         )
 
-    async def _find_out_offline(self, before: Graph, script: Script) -> None:
-        """The VM has ended within the switch. Raises SnapshotError if its guest went on after."""
+    async def _find_out_offline(self, before: Graph, script: Script) -> bool:
+        """Whether a VM that has ended within the switch is known to have none of its overlays.
+
+        Raises SnapshotError if they hold data, or it is to be started from them.
+        """
+        if not offline.can_tell(self.receipt, script.overlays):
+            return False
         if await asyncio.to_thread(offline.written, self.receipt):
             self._raise_gone(before, script, "the VM has ended, and its overlays hold data")
+        where = self.backend.uri, self.backend.domain
+        try:
+            defined = await backends.defined_images(*where, undo.RECONNECT_SECONDS)
+        except ConnectError:
+            return False
+        if any(overlay.file in defined for overlay in script.overlays):
+            self._raise_gone(before, script, "the VM has ended")
+        return True
 
     def _has_moved(self, after: Graph, script: Script) -> bool:
         """Which of the two states it is. Raises ConnectError if it is not the same VM."""

@@ -146,6 +146,10 @@ class _Machines:
             raise found
         return found
 
+    async def defined(self, entry: Entry) -> frozenset[str]:
+        """The images that a run's VM would be started from. Raises ConnectError."""
+        return await backends.defined_images(entry.start.uri, entry.start.domain, self._timeout)
+
     async def close(self) -> None:
         """Hang up what was opened here."""
         for found in self._opened.values():
@@ -249,6 +253,14 @@ class _Recovery:
         if await self._was_switched():
             what = f"{found}; it was switched, and its disks are {files}"
             return await self._finish(_SWITCHED, what, [])
+        if self.entry.phase == "switch" and offline.are_some_there(self.overlays):
+            try:
+                defined = await self.machines.defined(self.entry)
+            except ConnectError as err:
+                return self._unknown(err)
+            if any(overlay.file in defined for overlay in self.overlays):
+                what = f"{found}; it is to be started from its overlays: {files}"
+                return await self._finish(_SWITCHED, what, [])
         if self.entry.phase == "switch" and not self._can_tell():
             remark = f"whether it was switched cannot be told: look at {files}"
             return await self._finish("unknown", found, [remark])

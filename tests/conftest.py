@@ -22,6 +22,7 @@ from typing import Any, Self
 import pytest
 
 import snapkit
+from snapkit.backends import libvirt_hosts
 
 # The table of faults ends a run. With xdist, of all conftest files only this one and the
 # root's are read where it is printed.
@@ -54,6 +55,15 @@ def journal_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state" / "journal.sqlite"
     monkeypatch.setenv("SNAPKIT_JOURNAL", str(path))
     return path
+
+
+@pytest.fixture(autouse=True)
+def _tests_libvirt_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks for daemons finds those of tests: the user's own libvirt is left alone."""
+    listening, place = libvirt_hosts.listening, os.path.join(tempfile.gettempdir(), "snapkit-")
+    monkeypatch.setattr(
+        libvirt_hosts, "listening", lambda: [x for x in listening() if x.startswith(place)]
+    )
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
@@ -158,6 +168,40 @@ class Process:
         self.process.wait()
 
 
+def run_qemu(
+    directory: Path,
+    *arguments: str,
+    qmp: str | None = None,
+    prefix: list[str] | None = None,
+) -> Process:
+    """Start ``qemu-system-x86_64`` without a guest; ``prefix`` is a command that starts it."""
+    monitor = qmp or f"unix:{directory}/qmp.sock"
+    command = [
+        *(prefix or []),
+        *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", "16"),
+        *("-display", "none", "-nodefaults", "-no-user-config", "-S"),
+        *("-qmp", f"{monitor},server=on,wait=off"),
+        *("-qmp", f"unix:{directory}/outside.sock,server=on,wait=off"),
+        *arguments,
+    ]
+    return Process(command, directory, monitor)
+
+
+def run_daemon(directory: Path, *arguments: str, prefix: list[str] | None = None) -> Process:
+    """Start ``qemu-storage-daemon`` with an NBD server."""
+    command = [
+        *(prefix or []),
+        "qemu-storage-daemon",
+        *("--chardev", f"socket,path={directory}/qmp.sock,server=on,wait=off,id=m0"),
+        *("--monitor", "chardev=m0"),
+        *("--chardev", f"socket,path={directory}/outside.sock,server=on,wait=off,id=m1"),
+        *("--monitor", "chardev=m1"),
+        *("--nbd-server", f"addr.type=unix,addr.path={directory}/nbd.sock"),
+        *arguments,
+    ]
+    return Process(command, directory, f"unix:{directory}/qmp.sock")
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory with a short name: a socket's path holds 107 bytes."""
@@ -175,16 +219,7 @@ def start_qemu(directory: Path) -> Iterator[StartQemu]:
     started: list[Process] = []
 
     def start(*arguments: str, qmp: str | None = None, prefix: list[str] | None = None) -> Process:
-        monitor = qmp or f"unix:{directory}/qmp.sock"
-        command = [
-            *(prefix or []),
-            *("qemu-system-x86_64", "-machine", "pc", "-accel", "tcg", "-m", "16"),
-            *("-display", "none", "-nodefaults", "-no-user-config", "-S"),
-            *("-qmp", f"{monitor},server=on,wait=off"),
-            *("-qmp", f"unix:{directory}/outside.sock,server=on,wait=off"),
-            *arguments,
-        ]
-        started.append(Process(command, directory, monitor))
+        started.append(run_qemu(directory, *arguments, qmp=qmp, prefix=prefix))
         return started[-1]
 
     yield start
@@ -198,16 +233,7 @@ def start_daemon(directory: Path) -> Iterator[StartQemu]:
     started: list[Process] = []
 
     def start(*arguments: str) -> Process:
-        command = [
-            "qemu-storage-daemon",
-            *("--chardev", f"socket,path={directory}/qmp.sock,server=on,wait=off,id=m0"),
-            *("--monitor", "chardev=m0"),
-            *("--chardev", f"socket,path={directory}/outside.sock,server=on,wait=off,id=m1"),
-            *("--monitor", "chardev=m1"),
-            *("--nbd-server", f"addr.type=unix,addr.path={directory}/nbd.sock"),
-            *arguments,
-        ]
-        started.append(Process(command, directory, f"unix:{directory}/qmp.sock"))
+        started.append(run_daemon(directory, *arguments))
         return started[-1]
 
     yield start

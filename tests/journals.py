@@ -68,7 +68,7 @@ async def send(self, command, *arguments):
     return answer
 
 
-with snapkit.connect(job["uri"], local=job["local"]) as vm:
+with snapkit.connect(job["uri"], job["domain"], local=job["local"]) as vm:
     plan = vm.plan(job["targets"], **job["options"])
     QmpBackend.execute = send
     plan.run(progress)
@@ -103,10 +103,14 @@ def snapshot_that_dies(
     before: str = "",
     after: str = "",
     local: bool | None = None,
+    domain: str | None = None,
     **options: str,
 ) -> None:
-    """Run a plan and end as a phase begins, before a command is sent, or once it is answered."""
-    job = {"uri": uri, "targets": targets, "local": local, "options": options}
+    """Run a plan and end as a phase begins, before a command is sent, or once it is answered.
+
+    The last two are for commands of QMP.
+    """
+    job = {"uri": uri, "domain": domain, "targets": targets, "local": local, "options": options}
     job |= {"phase": phase, "before": before, "after": after}
     process = python(CLIENT, json.dumps(job))
     _, err = process.communicate(timeout=3 * SECONDS)

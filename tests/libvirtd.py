@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from snapkit.lab.keeping import KeptProgram
@@ -18,9 +19,9 @@ class PrivateLibvirt:
     the daemon and its QEMUs run as ``nobody``; ``give()`` lets files belong to it.
     """
 
-    def __init__(self, kept: KeptProgram) -> None:
-        self._kept = kept
-        self._daemon = Libvirtd(kept)
+    def __init__(self, kept: KeptProgram, *options: str) -> None:
+        self.kept = kept
+        self._daemon = Libvirtd(kept, *options)
         self._daemon.start()
         self.uri = self._daemon.uri
         self.directory = self._daemon.directory
@@ -68,11 +69,12 @@ class PrivateLibvirt:
         return name
 
 
-def domain_xml(*disks: str, name: str = "win2003") -> str:
+def domain_xml(*disks: str, name: str = "win2003", copy_on_read: bool = False) -> str:
     """A small domain on TCG. A disk's format is raw if its name ends in ``.img``."""
+    reading = " copy_on_read='on'" if copy_on_read else ""
     elements = "".join(
         "<disk type='file' device='disk'>"
-        f"<driver name='qemu' type='{'raw' if disk.endswith('.img') else 'qcow2'}'/>"
+        f"<driver name='qemu' type='{'raw' if disk.endswith('.img') else 'qcow2'}'{reading}/>"
         f"<source file={quoteattr(disk)}/>"
         f"<target dev='vd{chr(ord('a') + number)}' bus='virtio'/></disk>"
         for number, disk in enumerate(disks)
@@ -86,9 +88,11 @@ def domain_xml(*disks: str, name: str = "win2003") -> str:
 
 
 @contextmanager
-def private_libvirt() -> Iterator[PrivateLibvirt]:
+def private_libvirt(
+    keep: Callable[[Path], KeptProgram] = KeptProgram,
+) -> Iterator[PrivateLibvirt]:
     """A daemon that is there within the block. Nothing of it is left afterwards."""
-    kept = KeptProgram(free_directory())
+    kept = keep(free_directory())
     try:
         yield PrivateLibvirt(kept)
     finally:

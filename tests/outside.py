@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,16 @@ def state(qemu: Process) -> tuple[dict[str, Any], dict[str, str], list[str]]:
         if not name.endswith((".sock", ".log"))
     )
     return graph(qemu), contents(qemu.directory), names
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process does nothing within the block, and answers nobody."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def drives(directory: Path, count: int) -> list[str]:

@@ -442,27 +442,6 @@ def existing(directory: Path) -> dict[str, str]:
     return targets
 
 
-@pytest.mark.parametrize("alive", [True, False])
-@pytest.mark.parametrize(
-    ("engine", "phase"),
-    [("prepared", "prepare"), ("prepared", "switch"), ("classic", "switch")],
-)
-def test_overlays_that_were_there_before_are_never_removed(
-    qemu: Process, phase: str, alive: bool, engine: str
-) -> None:
-    targets = existing(qemu.directory)
-    before = state(qemu)
-    snapshot_that_dies(qemu.uri, targets, phase, mode="existing", engine=engine)
-    if not alive:
-        qemu.stop()
-    row = recovered()
-    assert row["state"] == "not switched"
-    assert "the file" not in row["done"]
-    assert contents(qemu.directory) == before[1]
-    if alive:
-        assert state(qemu) == before
-
-
 def test_an_existing_overlay_that_its_guest_wrote_to_tells_that_it_was_switched(
     qemu: Process,
 ) -> None:

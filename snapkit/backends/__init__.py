@@ -11,7 +11,7 @@ from snapkit import address
 from snapkit.backends.base import Backend
 from snapkit.errors import ConnectError
 
-__all__ = ["find_open", "open_backend"]
+__all__ = ["defined_images", "find_open", "open_backend"]
 
 
 async def open_backend(
@@ -45,3 +45,15 @@ def find_open(uri: str, domain: str | None) -> Backend | None:
     from snapkit.backends.qmp import QmpBackend
 
     return next((backend for backend in QmpBackend.opened() if backend.uri == uri), None)
+
+
+async def defined_images(uri: str, domain: str | None, timeout: float) -> frozenset[str]:
+    """The images that a VM which has ended would be started from, where somebody keeps that.
+
+    Raises ConnectError.
+    """
+    if domain is None:
+        return frozenset()
+    from snapkit.backends import libvirt_definition
+
+    return await libvirt_definition.images(uri, domain, timeout)

@@ -29,9 +29,17 @@ _COUNTERS = {
     "wr.times": "wr_total_ns",
     "fl.times": "flush_total_ns",
 }
-_DRIVERS = {"file": "file", "block": "host_device", "dir": "vvfat", "volume": "file"}
+_DRIVERS = {
+    "file": "file",
+    "block": "host_device",
+    "dir": "vvfat",
+    "volume": "file",
+    "vhostuser": "virtio-blk-vhost-user",
+    "vhostvdpa": "virtio-blk-vhost-vdpa",
+}
 """Type of a source, and QEMU's driver for it."""
 _REMOVABLE = frozenset(("cdrom", "floppy"))
+_FLASH = "pflash"
 
 
 class Inconsistent(Exception):
@@ -101,7 +109,8 @@ def build(reading: Reading) -> Graph:
     nodes: dict[str, Node] = {}
     devices: dict[str, Device] = {}
     jobs: list[Job] = []
-    for given in reading.domain.disks:
+    disks = (*reading.domain.disks, *reading.domain.flash)
+    for given in disks:
         counted = by_disk.get(given.target, [])
         disk = _fitting(given, counted)
         chain = _nodes(disk, counted, reading.header)
@@ -110,7 +119,7 @@ def build(reading: Reading) -> Graph:
         jobs += _jobs(disk, device, reading.jobs)
         devices[device.name] = device
     for name, device in devices.items():
-        disk = next(x for x in reading.domain.disks if x.target == name)
+        disk = next(x for x in disks if x.target == name)
         why_not = _why_not(disk) or eligible.why_not(device, nodes, jobs, ())
         devices[name] = replace(device, why_not=why_not)
     return Graph(_by_one_name(devices), nodes, tuple(jobs))
@@ -118,8 +127,10 @@ def build(reading: Reading) -> Graph:
 
 def _fitting(disk: Disk, counted: Sequence[LayerStats]) -> Disk:
     """The disk, its volumes named by their files. Raises Inconsistent."""
+    # What is no file of that host has a number and no path; a drive without a medium neither.
     # While a disk is copied, the layers of the copy come after its own.
-    layers = [layer for layer in counted if layer.path][: len(disk.images)]
+    told = [layer for layer in counted if layer.path or layer.index is not None]
+    layers = told[: len(disk.images)]
     if not layers:
         # A driver without such counters, or a drive without a medium.
         return disk
@@ -148,8 +159,8 @@ def _nodes(
                 name=name,
                 driver=image.format,
                 file=image.file,
-                given_name=image.file,
-                virtual_size=stats.capacity or 0 if stats else 0,
+                given_name=_known_as(image),
+                virtual_size=_virtual_size(stats, seen),
                 actual_size=stats.physical if stats else None,
                 read_only=disk.read_only or number > 0,
                 encrypted=image.encrypted,
@@ -161,13 +172,29 @@ def _nodes(
                 users=(names[number - 1] if number else disk.target,),
             )
         )
-        driver = _DRIVERS.get(image.kind) or image.file.partition(":")[0]
-        found.append(Node(storage, driver, file=image.file, given_name=image.file, users=(name,)))
+        driver = _DRIVERS.get(image.kind) or image.file.partition(":")[0].partition("+")[0]
+        found.append(
+            Node(storage, driver, file=image.file, given_name=_known_as(image), users=(name,))
+        )
     return found
+
+
+def _known_as(image: Image) -> str:
+    """The name by which libvirt finds an image's disk; a volume has none but the disk's own."""
+    return "" if image.kind == "volume" else image.file
+
+
+def _virtual_size(stats: LayerStats | None, seen: Header | None) -> int:
+    """The counters', and of what has none the header's; 0 where neither is known."""
+    if stats is not None:
+        return stats.capacity or 0
+    return seen.virtual_size if seen is not None else 0
 
 
 def _node_name(disk: Disk, number: int) -> str:
     """QEMU's own name of an image's node; where libvirt does not tell, a name like it."""
+    if disk.device == _FLASH:
+        return f"libvirt-{disk.target}-format"
     index = disk.images[number].index
     return f"{disk.target}-{number}" if index is None else f"libvirt-{index}-format"
 
@@ -227,6 +254,10 @@ def _why_not(disk: Disk) -> str:
         return "it is transient: libvirt throws its writes away, and takes no snapshot of it"
     if disk.shareable:
         return "it is shareable: others may write to its image, which an overlay must not stand on"
+    if any(image.kind in {"vhostuser", "vhostvdpa"} for image in disk.images):
+        return "another process or a device has its data, not QEMU"
+    if disk.device == _FLASH and not disk.read_only:
+        return "it is the firmware's memory, of which libvirt takes no snapshot"
     return ""
 
 

@@ -104,6 +104,8 @@ class Connection:
         ``readonly`` says so. Raises ConnectError.
         """
         libvirt = _with_event_loop()
+        if wrong := libvirt_errors.foreign(uri):
+            raise ConnectError(wrong)
         where = _without_prompt(uri)
         try:
             handle = await _bounded(lambda: _open(libvirt, where, readonly=readonly), timeout)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-from snapkit.backends import claiming, claims, libvirt_errors, processes
+from snapkit.backends import claiming, claims, libvirt_errors, libvirt_truth, processes
 from snapkit.backends.base import LinkLost, MadeFile, Receipt, Refused
 from snapkit.backends.libvirt_domain import Running
 from snapkit.backends.libvirt_link import Connection
@@ -108,6 +108,8 @@ class Overlays:
                 self._switch_seconds,
             )
         except Refused as err:
+            if await asyncio.to_thread(self._has_taken_back, script):
+                raise
             graph = await self._look_after(err)
             # libvirt can fail after its transaction, as when it cannot save what it remembers.
             if any(is_on(graph, overlay) for overlay in script.overlays):
@@ -118,6 +120,12 @@ class Overlays:
             self._owners, self._known = {}, None
         finally:
             await self._close_writer()
+
+    def _has_taken_back(self, script: Script) -> bool:
+        """Whether libvirt, asked of a domain that has ended, has removed all the overlays."""
+        if not (self._manager.place.local and self._manager.gone):
+            return False
+        return not any(os.path.lexists(overlay.file) for overlay in script.overlays)
 
     async def _look_after(self, err: Refused) -> Graph:
         """The graph after a refusal. Raises LinkLost where it cannot be looked at."""
@@ -160,7 +168,11 @@ class Overlays:
         if not self._manager.gone:
             held = await asyncio.to_thread(_held, place)
             try:
-                in_use = await self._files_in_use() | (held or set())
+                disks = await self._files_in_use()
+                if await self._close_strays(receipt, (held or set()) - disks):
+                    held = await asyncio.to_thread(_held, place)
+                in_use = disks | (held or set())
+                remarks += _left_open(receipt, in_use - disks)
             except (Refused, ConnectError):
                 if held is None and not self._manager.gone:
                     what = f"libvirt could not be asked, and may have left {receipt}"
@@ -179,6 +191,25 @@ class Overlays:
         graph = await self._manager.observe()
         files = [node.file for node in graph.nodes.values() if node.file.startswith("/")]
         return await asyncio.to_thread(_identities, files)
+
+    async def _close_strays(self, receipt: Receipt, held: set[tuple[int, int]]) -> bool:
+        """Have QEMU close what is ours, in no chain, and open still.
+
+        A daemon that was ended before its transaction has left that behind, and another one
+        does not know of it. Says whether there was anything. Raises Refused or ConnectError.
+        """
+        ours = [m for m in receipt.files if m.identity in held and claims.is_ours(m)]
+        if not ours:
+            return False
+        files = {made.path for made in ours}
+        writer = await self._manager.running.writer()
+        try:
+            await self._manager.running.change(
+                writer, lambda _, domain: libvirt_truth.close(domain, files)
+            )
+        finally:
+            await writer.close()
+        return True
 
     async def _forget(self, receipt: Receipt) -> list[str]:
         """Have libvirt forget what it remembers of a run that switched nothing, never a file.
@@ -230,6 +261,18 @@ def _held(place: Place) -> set[tuple[int, int]] | None:
     """The files that QEMU has open; None if that cannot be told."""
     found = processes.open_files(place.pid) if place.pid is not None else None
     return None if found is None else set(found)
+
+
+def _left_open(receipt: Receipt, held: Collection[tuple[int, int]]) -> list[str]:
+    """The reused overlays that no disk is on and QEMU has open, in words.
+
+    libvirt does not close a file in QEMU when the image in it could not be opened.
+    """
+    return [
+        f"libvirt has left {made.path} open in QEMU, which lets it go when the VM ends"
+        for made in receipt.reused
+        if made.identity in held
+    ]
 
 
 def _identities(files: Sequence[str]) -> set[tuple[int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from snapkit import naming
+from snapkit import eligible, naming
 from snapkit.backends import libvirt_xml
 from snapkit.backends.libvirt_xml import DiskWish
 from snapkit.errors import SnapkitError
@@ -55,7 +55,9 @@ def write(targets: Sequence[Target], facts: Facts, wishes: Wishes, subject: Subj
     overlays = tuple(_overlay(target, facts) for target in targets)
     by_device = {overlay.device: overlay for overlay in overlays}
     disks = [
-        _wish(device, by_device.get(device.name), facts) for device in facts.graph.devices.values()
+        _wish(device, by_device.get(device.name), facts)
+        for device in facts.graph.devices.values()
+        if not eligible.is_firmware(device)
     ]
     name = _snapshot_name(wishes.name, facts.snapshots)
     flags = ["DISK_ONLY", "ATOMIC", "VALIDATE"]
@@ -95,7 +97,9 @@ def _wish(device: Device, overlay: Overlay | None, facts: Facts) -> DiskWish:
     if overlay is None:
         return DiskWish(device.name)
     images = [other.file for other in facts.graph.devices.values()]
-    plain = device.file.startswith("/") and not unfit_for_xml(device.file)
+    node = facts.graph.nodes.get(device.node)
+    known = node is None or node.given_name == device.file
+    plain = known and device.file.startswith("/") and not unfit_for_xml(device.file)
     unique = images.count(device.file) == 1
     return DiskWish(device.file if plain and unique else device.name, overlay.file, overlay.format)
 

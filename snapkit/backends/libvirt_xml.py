@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 # The documents are libvirt's own, which has no entities and no document types.
 from xml.etree import ElementTree as ET
@@ -31,7 +32,13 @@ __all__ = [
 
 _LAYOUT = str.maketrans("", "", "\n\t")
 """Characters that a description may have, and a file's name not."""
-_LOCATIONS = {"file": "file", "block": "dev", "dir": "dir"}
+_LOCATIONS = {
+    "file": "file",
+    "block": "dev",
+    "dir": "dir",
+    "vhostuser": "path",
+    "vhostvdpa": "dev",
+}
 """Type of a source, and the attribute that says where it is."""
 
 
@@ -43,7 +50,8 @@ class Unreadable(SnapkitError):
 class Image:
     """One image of a disk's chain. ``index`` is libvirt's number of it; None if it has none.
 
-    ``kind`` is libvirt's word for where the image is: ``file``, ``block``, ``network``.
+    ``kind`` is libvirt's word for where the image is: ``file``, ``block``, ``network``. What
+    is not a path is written like QEMU's own addresses, without any secret.
     """
 
     kind: str
@@ -57,8 +65,9 @@ class Image:
 class Disk:
     """One ``<disk>``. ``images`` are its chain from the top down, none without a medium.
 
-    ``device`` is ``disk``, ``cdrom``, ``floppy`` or ``lun``. ``job`` is the kind of the block
-    job that copies it, empty without one.
+    ``device`` is ``disk``, ``cdrom``, ``floppy`` or ``lun``, and ``pflash`` for the firmware's
+    memory, which is no ``<disk>``. ``job`` is the kind of the block job that copies it, empty
+    without one.
     """
 
     target: str
@@ -80,6 +89,8 @@ class Domain:
     id: int | None
     disks: tuple[Disk, ...]
     tpms: tuple[str, ...] = ()
+    flash: tuple[Disk, ...] = ()
+    """The firmware's code and its variables, where they are in flash memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,25 @@ def domain(text: str) -> Domain:
         id=int(number) if number.isdecimal() else None,
         disks=tuple(_disk(row) for row in root.iterfind("devices/disk")),
         tpms=tuple(_alias(row) or "tpm" for row in root.iterfind("devices/tpm")),
+        flash=tuple(_flash(root)),
     )
+
+
+def _flash(root: Element) -> Iterator[Disk]:
+    """The memory of the firmware, under QEMU's names for it."""
+    code, variables = root.find("os/loader"), root.find("os/nvram")
+    if code is not None and code.get("type") == "pflash":
+        image = Image("file", code.text or "", code.get("format", "raw"))
+        yield _chip("pflash0", image, read_only=code.get("readonly") == "yes")
+    if variables is not None:
+        kind, source = variables.get("type", "file"), variables.find("source")
+        file = variables.text or "" if source is None else _location(kind, source)
+        yield _chip("pflash1", Image(kind, file, variables.get("format", "raw")), read_only=False)
+
+
+def _chip(name: str, image: Image, *, read_only: bool) -> Disk:
+    images = (image,) if image.file else ()
+    return Disk(name, "pflash", alias=name, read_only=read_only, images=images)
 
 
 def _disk(row: Element) -> Disk:
@@ -168,13 +197,20 @@ def _image(layer: Element, source: Element, format_: str) -> Image:
     """One image. The top one's number is its source's, the others' that of ``<backingStore>``."""
     kind = layer.get("type", "file")
     index = source.get("index") or layer.get("index") or ""
+    places = (place.find("encryption") for place in (source, layer))
+    key = next((place for place in places if place is not None), None)
     return Image(
         kind=kind,
         file=_location(kind, source),
-        format=format_ or "raw",
+        format=_format(format_ or "raw", key),
         index=int(index) if index.isdecimal() else None,
-        encrypted=source.find("encryption") is not None,
+        encrypted=key is not None,
     )
+
+
+def _format(said: str, key: Element | None) -> str:
+    """QEMU's name of a format: to libvirt a bare LUKS image is an encrypted raw one."""
+    return "luks" if said == "raw" and key is not None and key.get("format") == "luks" else said
 
 
 def _location(kind: str, source: Element) -> str:
@@ -183,10 +219,32 @@ def _location(kind: str, source: Element) -> str:
         return source.get(_LOCATIONS[kind], "")
     if kind == "volume":
         return f"volume:{source.get('pool', '')}/{source.get('volume', '')}"
+    if kind == "nvme":
+        return _nvme(source)
+    return _network(source)
+
+
+def _network(source: Element) -> str:
+    """An address without user, password, cookies and query, of which each may be a secret."""
+    protocol, name = source.get("protocol", ""), source.get("name", "").lstrip("/")
     host = source.find("host")
-    where = host.get("name") or host.get("socket") or "" if host is not None else ""
-    name = source.get("name", "")
-    return f"{source.get('protocol') or kind}://{where}/{name}" if where or name else ""
+    if protocol == "rbd" or host is None:
+        return f"{protocol}:{name}" if protocol else ""
+    if socket := host.get("socket"):
+        return f"{protocol}+unix:///{name}?socket={quote(socket)}"
+    where, port = host.get("name", ""), host.get("port", "")
+    where = f"[{where}]" if ":" in where else where
+    return f"{protocol}://{where}{f':{port}' if port else ''}/{name}"
+
+
+def _nvme(source: Element) -> str:
+    address = source.find("address")
+    if address is None:
+        return ""
+    domain, bus, slot, function = (
+        int(address.get(name, "0"), 0) for name in ("domain", "bus", "slot", "function")
+    )
+    return f"nvme://{domain:04x}:{bus:02x}:{slot:02x}.{function}/{source.get('namespace', '1')}"
 
 
 def relocated(disk: Disk, files: Sequence[str]) -> Disk:

@@ -45,10 +45,12 @@ def left_out(survey: Survey) -> Iterator[SetFinding]:
 @check_set("firmware", "Are the firmware's variables in the set?", "warning")
 def firmware(survey: Survey) -> Iterator[SetFinding]:
     """Boot entries and Secure Boot keys live in flash, which is no disk."""
-    for device in _missing(survey):
-        if eligible.is_firmware(device):
+    asked = {*survey.named, *survey.unread}
+    for device in survey.facts.graph.devices.values():
+        if eligible.is_firmware(device) and not device.read_only and device.name not in asked:
             message = "the firmware's variables (flash) are not in the set"
-            remedy = f"Add {device.name}, or copy {device.file or 'its file'} when the VM is off"
+            remedy = f"copy {device.file or 'its file'} when the VM is off"
+            remedy = f"Add {device.name}, or {remedy}" if device.snapshotable else f"C{remedy[1:]}"
             yield SetFinding(device.name, "warning", message, remedy)
 
 

@@ -38,8 +38,14 @@ class DomainMachine:
         self.xml: str | None = None
         self.command: list[str] = []
 
-    def boot(self, accel: str, deadline: float) -> int:
-        """Start libvirtd, and the domain on disks that are there. QEMU's process id.
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        self._look_again()
+        return self._pid
+
+    def boot(self, accel: str, deadline: float) -> None:
+        """Start libvirtd, and the domain on disks that are there.
 
         Raises SnapkitError if libvirt cannot start them, or not in time.
         """
@@ -51,14 +57,23 @@ class DomainMachine:
         with contextlib.suppress(OSError):
             parts = Path(f"/proc/{self._pid}/cmdline").read_bytes().split(b"\0")[:-1]
             self.command = [os.fsdecode(part) for part in parts]
-        return self._pid
 
     def ending(self, wait: float = 0.0) -> str | None:
         """How QEMU ended, in words. None: it had not within ``wait`` seconds.
 
         A libvirtd that has ended leaves its domain running.
         """
-        return f"ended: {self.output()}" if self._kept.has_ended(self._pid, wait) else None
+        if self._kept.has_ended(self._pid, wait):
+            self._look_again()
+        return f"ended: {self.output()}" if self._kept.has_ended(self._pid) else None
+
+    def _look_again(self) -> None:
+        """A domain that was destroyed and created once more, by hand, is another process."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = self._daemon.qemu_pid(DOMAIN)
+            if pid != self._pid:
+                self._kept.hold(pid)
+                self._pid = pid
 
     def output(self) -> str:
         """The end of what QEMU has written."""

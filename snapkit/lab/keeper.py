@@ -16,8 +16,9 @@ reads                does
 ===================  ===============================================================
 ``{"run": [...]}``   ends the program if it runs, starts this command line, and answers
                      ``{"pid": n}``. ``"output"`` names the file for what it writes;
-                     ``"env"`` is its environment, if not this one's; ``"user"`` and
-                     ``"group"`` are numbers that it runs as, if not as this process
+                     ``"env"`` is its environment, if not this one's; ``"user"``,
+                     ``"group"`` and the list ``"groups"`` of further ones are numbers that
+                     it runs as, if not as this process
 ``{"stop": true}``   ends the program and all that it started, and answers
                      ``{"stopped": true}``
 anything else, EOF   does the same, removes the directory, and ends itself
@@ -163,7 +164,7 @@ class Keeper:
                     env=request.get("env"),
                     user=user,
                     group=group,
-                    extra_groups=None if user is None else [],
+                    extra_groups=None if user is None else request.get("groups", []),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -84,7 +84,8 @@ class KeptProgram:
         """Start a program in place of the one that runs. Its process id.
 
         output: the file in the directory that gets what it writes to stdout and stderr.
-        how: "env", "user" and "group", as in ``subprocess``; the latter two are numbers.
+        how: "env", "user" and "group", as in ``subprocess``, and "groups", which are further
+            ones; the latter three are numbers.
         Raises SnapkitError if the program cannot be started.
         """
         self._output = output

@@ -84,8 +84,6 @@ class Lab:
         """Drive id, or target in a domain -> path of the image that it was started with."""
         self.accel: str = accel
         """The accelerator that is used: "tcg" or "kvm"."""
-        self.pid: int = 0
-        """QEMU's process id."""
         try:
             self._machine = (
                 DomainMachine(self._kept, self.images)
@@ -116,6 +114,11 @@ class Lab:
     def xml(self) -> str | None:
         """The XML that the libvirt domain was created from. None: this is a plain QEMU."""
         return self._machine.xml
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._machine.pid
 
     @property
     def command(self) -> list[str]:
@@ -213,7 +216,7 @@ class Lab:
             self._kept.stop()
             for path in self.images.values():
                 qemu.make_disk(Path(path), self._qemu_img)
-            self.pid = self._machine.boot(self.accel, deadline)
+            self._machine.boot(self.accel, deadline)
             try:
                 self._wait_for_guest(deadline)
             except SnapkitError:

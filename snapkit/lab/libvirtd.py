@@ -73,17 +73,19 @@ class Libvirtd:
     """A libvirtd in the directory of a keeper, for any number of clients.
 
     As root it runs as the user ``nobody``, for only without privileges a libvirtd leaves the
-    host's settings alone, and with a group of its own, so that no other process of ``nobody``
-    can get into the directory. It ends with the keeper, and its VMs with it.
+    host's settings alone, and in a further group of its own, so that no other process of
+    ``nobody`` can get into the directory. It ends with the keeper, and its VMs with it.
+    options: further words of its command line.
 
     Raises SnapkitError if a program is missing.
     """
 
-    def __init__(self, kept: KeptProgram) -> None:
+    def __init__(self, kept: KeptProgram, *options: str) -> None:
         self._kept = kept
-        self._program = find_program("libvirtd")
+        self._command = [find_program("libvirtd"), *options]
         self._virsh = find_program("virsh")
         self._identity = _unprivileged() if os.geteuid() == 0 else None
+        self._own_group = _free_group()
         self.directory: Path = kept.directory
         """Where images are that its VMs can use."""
         self._home = self.directory / _HOME
@@ -102,7 +104,8 @@ class Libvirtd:
         how: dict[str, Any] = {"env": self._environment()}
         if self._identity is not None:
             how["user"], how["group"] = self._identity
-        self.pid = self._kept.run([self._program], _LOG, **how)
+            how["groups"] = [self._own_group]
+        self.pid = self._kept.run(self._command, _LOG, **how)
         deadline = time.monotonic() + timeout
         while not self._answers():
             status = self._kept.exit_status(wait=_LOOK_SECONDS)
@@ -190,7 +193,7 @@ class Libvirtd:
 
     def _write_settings(self) -> None:
         if self._identity is not None:
-            os.chown(self.directory, -1, self._identity[1])
+            os.chown(self.directory, -1, self._own_group)
             self.directory.chmod(0o770)
         for folder in ("", *_FOLDERS):
             (self._home / folder).mkdir(mode=0o700, exist_ok=True)
@@ -218,14 +221,19 @@ def _search_path() -> str:
 
 
 def _unprivileged() -> tuple[int, int]:
-    """The numbers of a user and of a group without any rights.
+    """The numbers of a user and of its group, without any rights.
 
-    libvirt asks who its user is, so that has to be one that exists. The group must not exist.
+    Both have to exist: a libvirtd whose group has no name uses memory that it has freed.
     """
     try:
-        user = pwd.getpwnam("nobody").pw_uid
+        user = pwd.getpwnam("nobody")
+        return user.pw_uid, grp.getgrgid(user.pw_gid).gr_gid
     except KeyError:
         msg = "a lab with libvirt does not run as root, and there is no user nobody to run as"
         raise SnapkitError(msg) from None
+
+
+def _free_group() -> int:
+    """The number of a group that does not exist, so that nobody is in it."""
     existing = {group.gr_gid for group in grp.getgrall()}
-    return user, secrets.choice([gid for gid in _GROUPS if gid not in existing])
+    return secrets.choice([gid for gid in _GROUPS if gid not in existing])

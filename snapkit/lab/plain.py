@@ -30,9 +30,10 @@ class PlainMachine:
         self.uri = ""
         self.spare_uri = qemu.spare_endpoint(kept.directory)
         self.command: list[str] = []
+        self.pid = 0
 
-    def boot(self, accel: str, deadline: float) -> int:  # noqa: ARG002  a domain needs it
-        """Start QEMU on disks that are there. Its process id.
+    def boot(self, accel: str, deadline: float) -> None:  # noqa: ARG002  a domain needs it
+        """Start QEMU on disks that are there.
 
         Raises SnapkitError if it cannot be started.
         """
@@ -40,7 +41,7 @@ class PlainMachine:
         self.command = qemu.command_line(
             self._qemu, accel, self._kept.directory, dict(self._images), self.uri
         )
-        return self._kept.run(self.command)
+        self.pid = self._kept.run(self.command)
 
     def ending(self, wait: float = 0.0) -> str | None:
         """How QEMU ended, in words. None: it had not within ``wait`` seconds."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from snapkit import eligible
 from snapkit.backends import libvirt_graph
 from snapkit.backends.headers import Header
 from snapkit.backends.libvirt_graph import BlockJob, Inconsistent, LayerStats, Reading
@@ -55,6 +56,15 @@ def test_counters_of_another_chain_mean_that_it_has_to_be_read_again() -> None:
         build(VDA, layers=stats(moved))
 
 
+def test_an_image_over_the_network_has_a_number_and_no_path() -> None:
+    far = replace(BASE, kind="network", file="nbd://far:1/e")
+    disk = replace(VDA, images=(TOP, far))
+    counted = [replace(layer, path="") if layer.index == 4 else layer for layer in stats(disk)]
+    device = build(disk, layers=counted).devices["vda"]
+    assert [layer.file for layer in device.layers] == ["/i/top", "nbd://far:1/e"]
+    assert [layer.virtual_size for layer in device.layers] == [1024, 1024]
+
+
 def test_a_driver_without_counters_still_shows_the_chain() -> None:
     device = build(VDA, layers=[]).devices["vda"]
     assert [layer.actual_size for layer in device.layers] == [None, None]
@@ -80,11 +90,41 @@ def test_a_volume_is_named_by_the_file_that_the_counters_give() -> None:
         (replace(VDA, transient=True), "transient"),
         (replace(VDA, shareable=True), "shareable"),
         (replace(VDA, device="lun"), "handed through"),
+        (replace(VDA, images=(replace(TOP, kind="vhostuser"),)), "another process"),
         (replace(VDA, job="copy"), "copy, running"),
     ],
 )
 def test_why_a_disk_cannot_be_snapshotted_is_said(disk: Disk, words: str) -> None:
     assert words in build(disk).devices["vda"].why_not
+
+
+def test_the_firmware_s_memory_is_shown_with_why_it_is_no_target() -> None:
+    code = Disk("pflash0", "pflash", alias="pflash0", read_only=True, images=(BASE,))
+    variables = Disk("pflash1", "pflash", alias="pflash1", images=(replace(BASE, file="/i/vars"),))
+    told = Domain("d", "u", 1, (VDA,), flash=(code, variables))
+    graph = libvirt_graph.build(Reading(told, stats(VDA), (), lambda _: Header("raw", 262144, 0)))
+    assert list(graph.devices) == ["vda", "pflash0", "pflash1"]
+    assert "read-only" in graph.devices["pflash0"].why_not
+    chip = graph.devices["pflash1"]
+    assert "libvirt takes no snapshot" in chip.why_not
+    assert chip.layers[0].node == "libvirt-pflash1-format"
+    assert chip.layers[0].virtual_size == 262144
+    assert eligible.is_firmware(chip)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "driver"),
+    [
+        ("network", "nbd+unix:///e?socket=/s", "nbd"),
+        ("network", "rbd:pool/disk", "rbd"),
+        ("nvme", "nvme://0000:01:00.1/1", "nvme"),
+        ("block", "/dev/vg/lv", "host_device"),
+    ],
+)
+def test_what_is_below_an_image_is_a_protocol(kind: str, file: str, driver: str) -> None:
+    far = replace(VDA, images=(replace(TOP, kind=kind, file=file),))
+    node = build(far).nodes["libvirt-5-storage"]
+    assert (node.driver, node.kind) == (driver, "protocol")
 
 
 def test_a_block_job_is_ready_when_it_has_done_all() -> None:

@@ -12,7 +12,7 @@ from snapkit.backends import libvirt_agreement, libvirt_errors, libvirt_script, 
 from snapkit.backends.libvirt_xml import Moment
 from snapkit.errors import SnapkitError
 from snapkit.facts import Facts
-from snapkit.model import Device, Graph, Layer, Target
+from snapkit.model import Device, Graph, Layer, Node, Target
 from snapkit.script import Overlay, Wishes
 
 SUBJECT = libvirt_script.Subject("qemu+unix:///session?socket=/r/s", "win 2003", "1-2-3")
@@ -44,7 +44,6 @@ OVERLAY = Overlay("vda", "/i/o", "qcow2", True, 1, "n", "/i/a", "raw")
         ("Failed to connect socket to '/run/libvirt/virtlogd-sock': No such file", "virtlogd"),
         ("Could not access KVM kernel module: Permission denied", "/dev/kvm"),
         ("authentication unavailable: no polkit agent", "polkit"),
-        ("Failed to connect socket to '/r/libvirt-sock': Connection refused", "systemctl"),
         ("failed to create image file '/n/x': No such file or directory", "create the directory"),
         ("domain moment snap1 already exists", "make the plan again"),
         ("unsupported configuration: no disk named '/i/a'", "another image now"),
@@ -55,6 +54,54 @@ def test_what_is_known_to_help_is_said_with_libvirt_s_own_words(said: str, cure:
     told = libvirt_errors.explained(said)
     assert told.startswith(said)
     assert cure in told
+
+
+@pytest.mark.parametrize(
+    ("said", "cure"),
+    [
+        ("Failed to connect socket to '/r/libvirt-sock': Connection refused", "that listens there"),
+        (
+            "Failed to connect socket to '/run/libvirt/virtqemud-sock': No such file or directory",
+            "systemctl start virtqemud.socket",
+        ),
+        (
+            "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Connection refused",
+            "systemctl start libvirtd)",
+        ),
+        (
+            "Failed to connect socket to '/run/libvirt/libvirt-sock': Permission denied",
+            "join the group of that socket",
+        ),
+        ("Unable to get system bus connection: Could not connect: No such file", "start D-Bus"),
+        ("authentication unavailable: no polkit agent available to authenticate", "polkit allow"),
+        ("access denied by policy", "polkit allow"),
+        ("authentication failed: Failed to verify peer's certificate", "virt-pki-validate"),
+        ("The server certificate is not trusted. TLS handshake failed", "virt-pki-validate"),
+        ("Failed to acquire pid file '/r/driver.pid': Resource temporarily", "end the other"),
+        ("invalid argument: Failed to parse user 'libvirt-qemu'", "an ordinary user"),
+        ("Failed to create state dir /r/run/qemu: Permission denied", "choose a root"),
+        ("internal error: qemu state driver is not active", "anew"),
+        ("Cannot create user runtime directory '/r/libvirt': Permission denied", "XDG_RUNTIME_DIR"),
+        ("Unable to create lock '/r/libvirt/libvirtd.lock': Permission denied", "XDG_RUNTIME_DIR"),
+        ("Cannot find 'libvirtd' in path: No such file or directory", "install libvirt-daemon"),
+        ("Unable to resolve address 'far' service '16509': Name or service", "the host's name"),
+    ],
+)
+def test_why_there_is_no_connection_is_said_with_what_to_do_about_it(said: str, cure: str) -> None:
+    told = libvirt_errors.connecting("qemu:///system", said)
+    assert told.startswith(f"There is no connection to qemu:///system: {said}")
+    assert cure in told.partition("To cure it, ")[2]
+
+
+def test_the_files_of_a_connection_are_not_taken_for_those_of_disks() -> None:
+    for said in ("something: Permission denied", "something: No such file or directory"):
+        assert "To cure it" not in libvirt_errors.connecting("qemu:///system", said)
+        assert "To cure it" in libvirt_errors.explained(said)
+
+
+@pytest.mark.parametrize("uri", ["qemu:///system", "QEMU+ssh://h/system", "test:///default"])
+def test_an_address_of_qemu_s_is_none_of_another_s(uri: str) -> None:
+    assert libvirt_errors.foreign(uri) == ""
 
 
 def test_an_error_without_a_known_cure_is_libvirt_s_words_on_one_line() -> None:
@@ -84,6 +131,20 @@ def test_a_switched_disk_is_named_by_its_image_and_the_others_by_target() -> Non
     xml = script("/i/a.snap").switch.arguments["xml"]
     assert '<disk name="/i/a" snapshot="external"' in xml
     assert '<disk name="vdb" snapshot="no" />' in xml
+
+
+def test_a_volume_is_named_by_its_target_for_libvirt_does_not_find_it_by_its_file() -> None:
+    volume = Node("n", "qcow2", file="/pool/v", given_name="")
+    disks = Graph({"vda": device("vda", "/pool/v", node="n")}, {"n": volume})
+    made = libvirt_script.write([Target("vda", "/x")], Facts(disks, {}), Wishes(), SUBJECT)
+    assert '<disk name="vda" snapshot="external"' in str(made.switch.arguments["xml"])
+
+
+def test_the_firmware_s_memory_is_no_disk_in_the_xml() -> None:
+    chip = replace(device("pflash1", "/i/vars"), qdev="pflash1")
+    disks = graph(device("vda", "/i/a"), chip)
+    made = libvirt_script.write([Target("vda", "/x")], Facts(disks, {}), Wishes(), SUBJECT)
+    assert "pflash1" not in str(made.switch.arguments["xml"])
 
 
 def test_the_name_is_the_first_that_is_free_or_the_one_that_was_asked_for() -> None:

@@ -50,8 +50,118 @@ def test_a_drive_without_a_medium_has_no_image() -> None:
 
 def test_what_has_no_path_is_named_by_where_it_is() -> None:
     disk = domain().disks[2]
-    assert [image.file for image in disk.images] == ["nbd://far/export"]
+    assert [image.file for image in disk.images] == ["nbd://far:10809/export"]
     assert disk.shareable
+
+
+SECRETS = """
+<auth username='admin-word'><secret type='ceph' uuid='secret-word'/></auth>
+<cookies><cookie name='c'>cookie-word</cookie></cookies>
+<encryption format='luks'><secret type='passphrase' uuid='secret-word'/></encryption>
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "file"),
+    [
+        ("network", "protocol='rbd' name='pool/disk'><host name='mon' port='6789'/>", "pool/disk"),
+        ("network", "protocol='nbd'><host name='::1' port='10809'/>", "nbd://[::1]:10809/"),
+        (
+            "network",
+            "protocol='nbd' name='e'><host transport='unix' socket='/r/n b'/>",
+            "nbd+unix:///e?socket=/r/n%20b",
+        ),
+        (
+            "network",
+            "protocol='https' name='/a/b.img' query='token-word'><host name='h' port='443'/>",
+            "https://h:443/a/b.img",
+        ),
+        (
+            "network",
+            "protocol='iscsi' name='iqn.2013-07.com.example:s/1'><host name='h' port='3260'/>",
+            "iscsi://h:3260/iqn.2013-07.com.example:s/1",
+        ),
+        ("volume", "pool='default' volume='a.qcow2'>", "volume:default/a.qcow2"),
+        (
+            "nvme",
+            (
+                "type='pci' namespace='1'>"
+                "<address domain='0x0000' bus='0x01' slot='0x00' function='0x1'/>"
+            ),
+            "nvme://0000:01:00.1/1",
+        ),
+        ("vhostuser", "type='unix' path='/r/vhost.sock'>", "/r/vhost.sock"),
+        ("vhostvdpa", "dev='/dev/vhost-vdpa-0'>", "/dev/vhost-vdpa-0"),
+        ("dir", "dir='/share'>", "/share"),
+        ("block", "dev='/dev/vg/lv'>", "/dev/vg/lv"),
+    ],
+)
+def test_every_kind_of_source_is_named_and_no_secret_with_it(
+    kind: str, source: str, file: str
+) -> None:
+    (disk,) = domain(
+        f"<disk type='{kind}' device='disk'><driver type='raw'/>"
+        f"<source {source}{SECRETS}</source><target dev='vda'/></disk>"
+    ).disks
+    (image,) = disk.images
+    assert image.file.endswith(file)
+    assert image.encrypted
+    assert "word" not in repr(disk)
+
+
+def test_encryption_may_stand_beside_the_source_too() -> None:
+    (disk,) = domain(
+        "<disk type='file'><source file='/i/a'/><encryption format='luks'/>"
+        "<target dev='vda'/></disk>"
+    ).disks
+    assert disk.images[0].encrypted
+
+
+def test_an_encrypted_raw_image_has_the_format_that_qemu_calls_it_by() -> None:
+    key = "<encryption format='luks'/>"
+    raw, qcow2 = domain(
+        f"<disk type='file'><driver type='raw'/><source file='/i/a'>{key}</source>"
+        "<target dev='vda'/></disk>"
+        f"<disk type='file'><driver type='qcow2'/><source file='/i/b'>{key}</source>"
+        "<target dev='vdb'/></disk>"
+    ).disks
+    assert [disk.images[0].format for disk in (raw, qcow2)] == ["luks", "qcow2"]
+
+
+def flash(system: str) -> list[tuple[str, bool, list[str]]]:
+    told = libvirt_xml.domain(f"<domain><os>{system}</os><devices/></domain>")
+    return [(x.target, x.read_only, [image.file for image in x.images]) for x in told.flash]
+
+
+@pytest.mark.parametrize(
+    ("system", "chips"),
+    [
+        (
+            "<loader readonly='yes' type='pflash'>/c</loader><nvram template='/t'>/v</nvram>",
+            [("pflash0", True, ["/c"]), ("pflash1", False, ["/v"])],
+        ),
+        (
+            "<loader type='pflash'>/c</loader><nvram type='file'><source file='/v'/></nvram>",
+            [("pflash0", False, ["/c"]), ("pflash1", False, ["/v"])],
+        ),
+        (
+            (
+                "<nvram type='network'><source protocol='nbd' name='v'>"
+                "<host name='h' port='1'/></source></nvram>"
+            ),
+            [("pflash1", False, ["nbd://h:1/v"])],
+        ),
+        ("<loader type='rom'>/bios</loader>", []),
+        (
+            "<loader stateless='yes' readonly='yes' type='pflash'>/c</loader>",
+            [("pflash0", True, ["/c"])],
+        ),
+    ],
+)
+def test_the_firmware_s_memory_is_read(
+    system: str, chips: list[tuple[str, bool, list[str]]]
+) -> None:
+    assert flash(system) == chips
 
 
 def test_a_copy_job_and_transience_are_seen() -> None:

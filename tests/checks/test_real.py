@@ -40,43 +40,6 @@ def device_of(node: str) -> tuple[str, ...]:
     return "-device", f"virtio-blk-pci,drive={node},id=vd0"
 
 
-def test_a_set_of_all_disks_has_no_problem_and_one_of_some_warns_of_the_rest(
-    seed_vm: snapkit.VirtualMachine,
-) -> None:
-    assert seed_vm.plan(["drive0", "drive1"]).problems == ()
-    some = seed_vm.plan(["drive0"])
-    assert [(p.device, p.check, p.severity) for p in some.problems] == [
-        ("drive1", "left out", "warning")
-    ]
-    assert some.ok
-    assert str(some.checks().loc["drive0", "left out"]).startswith("warning: drive1: ")
-
-
-def test_an_overlay_that_another_vm_has_open_is_refused(
-    start_qemu: StartQemu, directory: Path
-) -> None:
-    base = create_image(directory / "base.qcow2", "1M")
-    overlay = create_image(directory / "x.qcow2", backing=base, backing_format="qcow2")
-    qemu = start_qemu(*disk("drive0", base))
-    elsewhere = directory / "other"
-    elsewhere.mkdir()
-    monitor = f"unix:{elsewhere}/outside.sock,server=on,wait=off"
-    command = ["qemu-system-x86_64", "-display", "none", "-nodefaults", "-S", "-qmp", monitor]
-    with snapkit.connect(qemu.uri) as vm:
-        target = {"drive0": {"file": overlay, "mode": "existing"}}
-        assert found(vm.plan(target)) == {}
-        other = Process(
-            [*command, *blockdev("n", overlay, backing=""), *device_of("n")], elsewhere, ""
-        )
-        try:
-            problem = next(p for p in vm.plan(target).problems if p.check == "locked")
-        finally:
-            other.stop()
-        assert problem.severity == "error"
-        assert f"fuser -v {overlay}" in problem.remedy
-        assert found(vm.plan(target)) == {}
-
-
 def test_what_this_qemu_has_open_is_in_use_and_not_locked_by_another(
     start_qemu: StartQemu, directory: Path
 ) -> None:

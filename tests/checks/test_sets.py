@@ -170,6 +170,13 @@ def test_writable_firmware_that_is_not_in_the_set_is_a_warning() -> None:
     assert problem.remedy == "Add pflash1, or copy /imgs/vars when the VM is off"
 
 
+def test_firmware_that_cannot_be_in_the_set_is_to_be_copied() -> None:
+    chip = device("pflash1", "/imgs/vars", qdev="pflash1", why_not="libvirt takes no snapshot")
+    known = facts(free(GOOD.file), graph=graph(DRIVE0, chip))
+    problem = one(check_set(GOOD, known=known), "firmware", "warning")
+    assert problem.remedy == "Copy /imgs/vars when the VM is off"
+
+
 def test_firmware_in_the_set_or_without_variables_is_fine() -> None:
     known = facts(free("/over/x"), free("/over/y"), graph=graph(DRIVE0, FLASH))
     assert check_set(GOOD, Target("pflash1", "/over/y"), known=known) == []

@@ -11,16 +11,16 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from snapkit.backends import processes
 from snapkit.errors import SnapkitError
 from snapkit.lab import Lab, libvirtd
 from tests.conftest import qemu_img, wait_until
-from tests.lab.watch import children_of, has_ended, is_running, line_from, parent_of
+from tests.lab.watch import children_of, has_ended, is_running, line_from, mentioning, parent_of
 from tests.ordinary import NOBODY, ROOT, as_ordinary_user, is_root
 
 
@@ -132,7 +132,8 @@ def test_nobody_else_can_get_into_the_directory(lab: Lab) -> None:
     if is_root():
         # A group that nobody is in: not even other processes of the same user get in.
         assert stat.S_IMODE(owner.st_mode) == 0o770
-        assert (qemu.st_uid, qemu.st_gid) == (NOBODY, owner.st_gid)
+        assert qemu.st_uid == NOBODY
+        assert processes.process(lab.pid).groups == frozenset((owner.st_gid,))
         assert owner.st_gid not in {group.gr_gid for group in grp.getgrall()}
         done = as_ordinary_user("os.listdir(sys.argv[1])", str(lab.directory))
         assert "PermissionError" in done.stderr
@@ -212,21 +213,22 @@ def test_a_lab_whose_process_is_killed_while_libvirt_examines_qemu_leaves_nothin
     assert not Path(directory).exists()
 
 
-def mentioning(directory: str) -> list[int]:
-    """The processes whose command line has this directory: keeper, virsh and QEMU."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
-            if directory in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
-                found.append(int(pid))
-    return found
-
-
 def test_a_destroyed_domain_is_noticed(lab: Lab) -> None:
     assert repr(lab) == "<Lab running: vda win2003.img, vdb data.qcow2>"
     virsh(lab, "destroy", "win2003")
     assert repr(lab).startswith("<Lab QEMU has ended:")
     assert '<th scope="col">target</th>' in lab._repr_html_()
+
+
+def test_a_domain_that_was_created_again_is_the_lab_s(lab: Lab) -> None:
+    before = lab.pid
+    virsh(lab, "destroy", "win2003")
+    virsh(lab, "create", str(lab.directory / "win2003.xml"))
+    assert repr(lab).startswith("<Lab running:")
+    assert lab.pid in children_of(parent_of(lab.pid))
+    assert lab.pid != before
+    os.kill(lab.pid, signal.SIGKILL)
+    wait_until(lambda: repr(lab).startswith("<Lab QEMU has ended:"), "the end is noticed")
 
 
 def test_what_libvirt_says_when_the_domain_does_not_start_reaches_the_user(

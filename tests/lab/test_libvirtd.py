@@ -43,3 +43,10 @@ def test_a_destroyed_domain_is_gone_at_once(
     qemu = libvirt.qemu_pid(start_domain(1))
     libvirt.virsh("destroy", "win2003")
     assert not is_running(qemu)
+
+
+def test_the_daemon_has_nothing_to_complain_of(libvirt: PrivateLibvirt) -> None:
+    # A client's identity is made from the daemon's user and group, which need to have names.
+    libvirt.virsh("list")
+    libvirt.virsh("list")
+    assert "CRITICAL" not in (libvirt.directory / "libvirt" / "libvirtd.log").read_text()

@@ -50,6 +50,16 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def mentioning(directory: str) -> list[int]:
+    """The processes whose command line has this directory: keeper, virsh and QEMU."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if directory in Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
+                found.append(int(pid))
+    return found
+
+
 def execute(endpoint: str, *commands: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Say commands to a QMP monitor on a connection of its own, and return the answers."""
     with Qmp(endpoint.removeprefix("unix:")) as qmp:

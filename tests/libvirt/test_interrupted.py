@@ -34,25 +34,6 @@ def left(seed: Seed) -> set[str]:
     return {"w.snap", "d.snap"} & set(os.listdir(seed.directory))
 
 
-@pytest.mark.parametrize("phase", ["observe", "prepare", "flush", "switch"])
-def test_before_the_switch_all_is_as_it_was(seed: Seed, phase: str) -> None:
-    kill_in(phase, seed)
-    assert list(snapkit.journal()["state"]) == ["interrupted"]
-    assert list(snapkit.recover(dry_run=True)["state"]) == ["not switched"]
-    assert list(snapkit.recover()["state"]) == ["not switched"]
-    assert left(seed) == set()
-    assert seed.disks() == {"vda": seed.raw, "vdb": seed.data}
-    assert snapkit.recover().empty
-
-
-def test_after_the_switch_the_overlays_are_the_disks(seed: Seed) -> None:
-    kill_in("verify", seed)
-    (row,) = snapkit.recover().to_dict("records")
-    assert row["state"] == "switched"
-    assert seed.disks() == seed.targets
-    assert left(seed) == {"w.snap", "d.snap"}
-
-
 @pytest.mark.parametrize("phase", ["switch", "verify"])
 def test_of_a_domain_that_has_ended_since_the_files_tell(seed: Seed, phase: str) -> None:
     kill_in(phase, seed)

@@ -97,26 +97,6 @@ def test_a_disk_may_be_named_by_its_target_or_by_its_image(
     assert seed.disks() == seed.targets
 
 
-def test_of_eight_disks_only_the_one_that_was_asked_for_is_touched(
-    seed: Seed, vm: snapkit.VirtualMachine
-) -> None:
-    vm.close()
-    seed.daemon.virsh("destroy", seed.name)
-    images = [seed.daemon.image(f"disk{n}.qcow2", size="1M") for n in range(8)]
-    seed.daemon.paused(*images, name="eight")
-    before = seed.images()
-    with snapkit.connect(seed.uri, "eight") as eight:
-        assert eight.snapshot({"vdd": seed.file("only.snap")}).ok
-        depths = eight.devices()["depth"].to_dict()
-    assert {name for name, depth in depths.items() if depth} == {"vdd"}
-    after = seed.images()
-    assert {name for name in after if name not in before} == {"only.snap"}
-    assert {name: after[name] for name in before} == before
-    listed = seed.daemon.virsh("domblklist", "eight").split()
-    assert seed.file("only.snap") in listed
-    assert set(images) - set(listed) == {images[3]}
-
-
 def test_ten_snapshots_make_a_chain_and_a_tree_of_ten(
     seed: Seed, vm: snapkit.VirtualMachine
 ) -> None:

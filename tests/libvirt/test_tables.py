@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 import snapkit
 from tests.conftest import wait_until
 from tests.libvirt.world import Seed
@@ -75,15 +73,6 @@ def test_a_block_job_stands_in_the_way_and_is_named(seed: Seed, vm: snapkit.Virt
     assert "BLOCK_JOB_2" in set(vm.events()["event"])
 
 
-def test_a_plan_is_refused_after_somebody_else_s_snapshot(
-    seed: Seed, vm: snapkit.VirtualMachine
-) -> None:
-    plan = vm.plan(seed.targets)
-    seed.daemon.virsh("snapshot-create-as", seed.name, "theirs", "--disk-only")
-    with pytest.raises(snapkit.PlanError, match="The VM has changed since the plan was made"):
-        plan.run()
-
-
 def test_what_happens_to_the_domain_is_in_the_events(
     seed: Seed, vm: snapkit.VirtualMachine
 ) -> None:
@@ -98,15 +87,6 @@ def test_what_happens_to_the_domain_is_in_the_events(
     wait_until(lambda: told() == ["resumed", "suspended"], "both are told")
 
 
-def test_a_domain_that_has_ended_is_no_connection_any_more(
-    seed: Seed, vm: snapkit.VirtualMachine
-) -> None:
-    seed.daemon.virsh("destroy", seed.name)
-    wait_until(lambda: not vm.connected, "the end is heard of")
-    with pytest.raises(snapkit.ConnectError, match="has ended"):
-        vm.devices()
-
-
 def test_metadata_that_no_longer_fits_is_told(seed: Seed, vm: snapkit.VirtualMachine) -> None:
     vm.snapshot(seed.targets)
     commit = ["blockcommit", seed.name, "vda", "--active", "--pivot", "--wait"]
@@ -114,11 +94,3 @@ def test_metadata_that_no_longer_fits_is_told(seed: Seed, vm: snapkit.VirtualMac
     (row,) = vm.snapshots().to_dict("records")
     assert not row["agrees"]
     assert row["why_not"] == f"{seed.targets['vda']} is in the chain of vda no more"
-
-
-def test_over_qmp_there_is_nothing_to_remember(seed_vm: snapkit.VirtualMachine) -> None:
-    with pytest.raises(snapkit.SnapkitError, match=r"vm.snapshots\(\) needs libvirt"):
-        seed_vm.snapshots()
-    for option in ({"description": "d"}, {"name": "n"}, {"metadata": "no"}):
-        with pytest.raises(snapkit.PlanError, match="needs libvirt"):
-            seed_vm.plan(["drive0"], **option)
