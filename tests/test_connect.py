@@ -101,14 +101,6 @@ def test_a_qemu_that_waits_for_its_first_client_gets_it(
         assert list(vm.devices().index) == ["drive0"]
 
 
-def test_a_storage_daemon_is_connected_to_like_a_qemu(
-    start_daemon: StartQemu, directory: Path
-) -> None:
-    with snapkit.connect(start_daemon().uri) as vm:
-        assert vm.version.startswith("7.")
-        assert len(vm.devices()) == 0
-
-
 def test_the_name_and_the_version_are_those_of_the_vm(start_qemu: StartQemu) -> None:
     machine = start_qemu("-name", "win2003")
 
@@ -231,18 +223,6 @@ def test_a_monitor_that_becomes_free_in_time_is_taken(seed_qemu: Process) -> Non
         first.close()
         with second.result() as vm:
             assert len(vm.devices()) == 2
-
-
-def test_a_read_only_connection_refuses_every_change(seed_qemu: Process, directory: Path) -> None:
-    with snapkit.connect(seed_qemu.uri, readonly=True) as vm:
-        assert "read-only" in repr(vm)
-        plan = vm.plan({"drive0": f"{directory}/a.snap"})
-        with pytest.raises(snapkit.PlanError, match="read-only"):
-            plan.run()
-        assert vm.devices().loc["drive0", "depth"] == 0
-
-        vm.readonly = False
-        assert plan.run().ok
 
 
 def test_several_vms_at_once_stay_apart(

@@ -118,46 +118,6 @@ def test_what_was_made_is_on_the_disk_before_it_has_its_name(
     assert [tuple(file["identity"]) for file in files] == [(f.st_dev, f.st_ino) for f in found]
 
 
-def test_the_whole_of_a_run_can_be_read_afterwards(qemu: Process, journal: Journal) -> None:
-    targets = overlays(qemu.directory, 2)
-    with snapkit.connect(qemu.uri) as vm:
-        vm.snapshot(targets)
-    entry = journal.entry(1)
-    assert [name for _, name in entry.steps] == (
-        "journal observe check prepare flush switch verify".split()
-    )
-    assert (entry.state, entry.closed, entry.message) == ("switched", True, "")
-    assert entry.ended is not None
-    assert entry.started <= entry.steps[0][0] <= entry.ended
-    assert [made.path for made in entry.receipt.files] == list(targets.values())
-    assert entry.receipt.prepared
-    (row,) = rows(snapkit.journal())
-    assert row["files"] == ", ".join(targets.values())
-    assert row["started"].tzname() == "UTC"
-
-
-def test_a_plan_that_was_refused_at_the_last_moment_says_so(qemu: Process) -> None:
-    targets = overlays(qemu.directory, 2)
-    with snapkit.connect(qemu.uri) as vm:
-        plan = vm.plan(targets)
-        Path(targets["drive1"]).touch()
-        with pytest.raises(snapkit.PlanError, match="already exists"):
-            plan.run()
-    (row,) = rows(snapkit.journal())
-    assert row["state"] == "not switched"
-    assert "already exists" in row["message"]
-
-
-def test_a_plan_whose_vm_could_not_be_looked_at_has_an_end_too(qemu: Process) -> None:
-    with snapkit.connect(qemu.uri) as vm:
-        plan = vm.plan(overlays(qemu.directory, 2))
-    with pytest.raises(snapkit.ConnectError, match="closed"):
-        plan.run()
-    (row,) = rows(snapkit.journal())
-    assert row["state"] == "not switched"
-    assert "is closed" in row["message"]
-
-
 MANY = """
 import json, sys
 from dataclasses import replace

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import snapkit
-from tests.conftest import Process, StartQemu, chain_of, contents, create_image, wait_until
+from tests.conftest import Process, StartQemu, chain_of, contents, create_image
 from tests.outside import drives
+from tests.qmp_shell import feed, type_in
 from tests.recorder import Recorder
 from tests.wire import changes
 
@@ -100,86 +99,17 @@ def test_the_qmp_preview_does_the_same_by_hand(
 ) -> None:
     overlays, text = previewed("qmp", engine, mode, format_)
     with two.qmp() as qmp:
-        for line in text.splitlines():
-            command = json.loads(line)
-            assert qmp.send(command) == {"return": {}}
-            if command["execute"] == "blockdev-create":
-                wait_for_job(two, qmp.execute, command["arguments"]["job-id"])
+        feed(qmp, text)
     on_overlays(two, overlays)
-
-
-def wait_for_job(qemu: Process, ask: Callable[[str], Any], job: str) -> None:
-    def concluded() -> bool:
-        return any(j["id"] == job and j["status"] == "concluded" for j in ask("query-jobs"))
-
-    wait_until(concluded, f"the job {job} ends")
-
-
-class Shell:
-    """The qmp-shell of qemu.qmp, fed line by line."""
-
-    def __init__(self, socket: str, home: Path) -> None:
-        program = Path(sys.executable).with_name("qmp-shell")
-        self.process = subprocess.Popen(
-            [program, socket],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "HOME": str(home), "PYTHONWARNINGS": "ignore"},
-        )
-        self.read()
-
-    def read(self) -> str:
-        """Everything up to the next prompt."""
-        assert self.process.stdout is not None
-        said = b""
-        while not said.endswith((b"(QEMU) ", b"TRANS> ")):
-            byte = os.read(self.process.stdout.fileno(), 1)
-            assert byte, f"qmp-shell ended: {said.decode()}"
-            said += byte
-        return said.decode()
-
-    def say(self, line: str) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line.encode() + b"\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(20)
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def shell(two: Process, directory: Path) -> Iterator[Shell]:
-    home = directory / "home"
-    home.mkdir()
-    started = Shell(two.outside, home)
-    yield started
-    started.close()
 
 
 @pytest.mark.parametrize(("engine", "mode", "format_"), WAYS)
 def test_the_qmp_shell_preview_does_the_same_in_qmp_shell(
-    two: Process, previewed: Previewed, shell: Shell, engine: str, mode: str, format_: str
+    two: Process, previewed: Previewed, engine: str, mode: str, format_: str
 ) -> None:
     overlays, text = previewed("qmp-shell", engine, mode, format_)
-    for line in text.splitlines():
-        answer = shell.say(line)
-        in_transaction = answer.endswith("TRANS> ")
-        assert in_transaction or '{"return": {}}' in answer, answer
-        if line.startswith("blockdev-create"):
-            wait_until(lambda: all_jobs_ended(shell), "the job ends")
-    shell.close()
+    type_in(two.outside, two.directory, text)
     on_overlays(two, overlays)
-
-
-def all_jobs_ended(shell: Shell) -> bool:
-    said = shell.say("query-jobs")
-    return said.count('"status": ') == said.count('"status": "concluded"') > 0
 
 
 @pytest.mark.parametrize(("engine", "mode", "format_"), WAYS)
@@ -204,19 +134,3 @@ def test_the_python_preview_keeps_what_differs_between_the_devices(two: Process)
     live = {row["device"]: row["inserted"] for row in two.ask("query-block")}
     assert live["drive0"]["file"] == str(over)
     assert [live[name]["drv"] for name in ("drive0", "drive1")] == ["qed", "qcow2"]
-
-
-def test_a_form_that_there_is_not_is_refused_with_those_that_there_are(
-    seed_vm: snapkit.VirtualMachine,
-) -> None:
-    plan = seed_vm.plan(["drive0"])
-    for form in ("xml", "virsh", "", "QMP"):
-        with pytest.raises(snapkit.SnapkitError, match="Choose one of: qmp, qmp-shell, python"):
-            plan.preview(form)
-    assert plan.forms == ("qmp", "qmp-shell", "python")
-
-
-@pytest.mark.parametrize("form", ["qmp", "qmp-shell", "python"])
-def test_a_refused_plan_previews_nothing(seed_vm: snapkit.VirtualMachine, form: str) -> None:
-    with pytest.raises(snapkit.PlanError, match="refused"):
-        seed_vm.plan({"drive0": "relative"}).preview(form)
