@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.conftest import digest, wait_until
+from tests.conftest import digest
 from tests.faults.cell import ROOT, Cell, Client
 from tests.faults.view import look
 from tests.ordinary import NOBODY, is_root
@@ -40,13 +40,14 @@ class Fault:
     """Something that goes wrong.
 
     ``word`` is what the client is told afterwards, empty where it is no more. ``small`` says
-    that the overlays need a file system of their own. ``remark`` is what has to be said
-    beside the cell.
+    that the overlays need a file system of their own. ``patience`` is for how many seconds the
+    client tries to reach the VM again. ``remark`` is what has to be said beside the cell.
     """
 
     name: ClassVar[str]
     word: ClassVar[str] = "go"
     small: ClassVar[bool] = False
+    patience: ClassVar[float | None] = None
 
     def __init__(self) -> None:
         self.remark = ""
@@ -181,8 +182,7 @@ class DeviceUnplugged(Fault):
     name = "device unplugged"
 
     def strike(self, cell: Cell, client: Client) -> None:
-        cell.qemu.ask("device_del", id="disk1")
-        wait_until(lambda: "disk1" not in look(cell.qemu).devices, "the device is gone")
+        cell.unplug("disk1")
 
 
 class SecondClient(Fault):

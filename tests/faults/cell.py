@@ -11,14 +11,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.conftest import MIB, SECONDS, StartQemu, blockdev, create_image, wait_until
+from tests.conftest import MIB, SECONDS, Qmp, blockdev, create_image, wait_until
 from tests.faults.room import Room
-from tests.faults.view import Disks, Offline, View, file_of, files_of, look, position
+from tests.faults.view import Disks, Offline, Position, View, file_of, files_of, look, position
 
-__all__ = ["ROOT", "Cell", "Client", "Report", "Subprocess", "scsi_disks"]
+__all__ = ["ROOT", "Cell", "Client", "Machine", "Report", "Subprocess", "disk_images", "scsi_disks"]
 
 ROOT = Path.cwd()
 Report = dict[str, Any]
+
+
+class Machine(Protocol):
+    """A VM, as the tests see it: over a monitor that snapkit knows nothing of."""
+
+    uri: str
+    log: Path
+
+    def qmp(self) -> Qmp:
+        """An own client."""
+
+    def ask(self, command: str, /, **arguments: Any) -> Any:
+        """One command over a connection of its own."""
+
+    def stop(self) -> None:
+        """Kill QEMU, and wait for its end."""
 
 
 class Client(Protocol):
@@ -66,8 +82,8 @@ class Subprocess:
         assert said == "", said
 
 
-def scsi_disks(directory: Path) -> list[str]:
-    """Three disks of 1 MiB that can be unplugged without a guest; the first has a backing file.
+def disk_images(directory: Path) -> list[tuple[str, str]]:
+    """Three images of 1 MiB, each with its format; the first has a backing file.
 
     One is raw. Each holds something that could be lost.
     """
@@ -78,18 +94,16 @@ def scsi_disks(directory: Path) -> list[str]:
         command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), image]
         subprocess.run(command, check=True)
     top = create_image(directory / "disk0.qcow2", backing=base, backing_format="qcow2")
-    images = [(top, "qcow2"), (str(directory / "disk1.qcow2"), "qcow2"), (str(raw), "raw")]
+    return [(top, "qcow2"), (str(directory / "disk1.qcow2"), "qcow2"), (str(raw), "raw")]
+
+
+def scsi_disks(directory: Path) -> list[str]:
+    """The three images as disks of QEMU that can be unplugged without a guest."""
     arguments = ["-device", "virtio-scsi-pci,id=scsi"]
-    for number, (image, driver) in enumerate(images):
+    for number, (image, driver) in enumerate(disk_images(directory)):
         arguments += blockdev(f"node{number}", image, driver)
         arguments += ["-device", f"scsi-hd,id=disk{number},drive=node{number}"]
     return arguments
-
-
-def _open_to_all(directory: Path) -> None:
-    """For a QEMU that is another user."""
-    for path in (directory, *directory.rglob("*")):
-        path.chmod(0o777 if path.is_dir() else 0o666)
 
 
 class Cell:
@@ -98,24 +112,17 @@ class Cell:
     ``room`` is the namespace that all of it is in, if any.
     """
 
+    prefix = ""
+    """What stands before a disk's name where snapkit knows it."""
+
     def __init__(
-        self,
-        directory: Path,
-        start_qemu: StartQemu,
-        journal: Path,
-        *,
-        room: Room | None = None,
-        prefix: Sequence[str] = (),
+        self, directory: Path, qemu: Machine, journal: Path, *, room: Room | None = None
     ) -> None:
         self.directory = directory
+        self.qemu = qemu
         self.room = room
         self.store = directory / "store"
         self.journal = journal
-        words = [*(room.prefix if room else ()), *prefix]
-        disks = scsi_disks(directory)
-        if prefix:
-            _open_to_all(directory)
-        self.qemu = start_qemu(*disks, prefix=words)
         self.alive = True
         self.targets = {f"disk{n}": str(self.store / f"over{n}.snap") for n in range(3)}
         self.offline = Offline(room.prefix if room else ())
@@ -127,6 +134,11 @@ class Cell:
         self._line: socket.socket | None = None
         self._stream: Any = None
         self._clients: list[Client] = []
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """Where snapkit finds the VM."""
+        return {"uri": self.qemu.uri, "domain": None}
 
     def seen(self, path: Path) -> Path:
         """Where a path of the VM's is for the test."""
@@ -142,12 +154,16 @@ class Cell:
         """The graph; None where QEMU is no more."""
         return look(self.qemu) if self.alive else None
 
+    def position(self, view: View) -> Position:
+        """Where the disks are, as somebody else sees it."""
+        return position(view, self.targets)
+
     def start(self, client: Client, work: str, **job: object) -> None:
         """Have a client begin some work, and pick up its line."""
         self.hang_up()
         line = str(self.directory / "line.sock")
         self._clients.append(client)
-        client.start({"work": work, "line": line, "uri": self.qemu.uri, **job}, self.journal)
+        client.start({"work": work, "line": line, **self.address, **job}, self.journal)
         self._line, _ = self._server.accept()
         self._line.settimeout(2 * SECONDS)
         self._stream = self._line.makefile("rw")
@@ -167,21 +183,51 @@ class Cell:
         self._stream.write(f"{word}\n")
         self._stream.flush()
 
-    def run_to(self, client: Client, moment: str, **options: object) -> None:
-        """Start a snapshot and stop it at a moment."""
+    def run_to(
+        self, client: Client, moment: str, *, patience: float | None = None, **options: object
+    ) -> None:
+        """Start a snapshot and stop it at a moment.
+
+        ``patience`` is for how many seconds it tries to reach the VM again.
+        """
         undo = moment == "within undo"
-        moments = ["before the switch", moment] if undo else [moment]
-        given = {"targets": self.targets, "moments": moments, "options": options}
-        self.start(client, "snapshot", **given)
+        self.begin(client, ["before the switch"] * undo + [moment], patience, options)
         if undo:
             self.hear_at("before the switch")
             self.make_the_switch_fail()
             self.say("go")
         self.hear_at(moment)
         if moment == "switch sent, no reply":
-            wait_until(
-                lambda: position(look(self.qemu), self.targets) == "new", "the switch is done"
-            )
+            wait_until(lambda: self.position(look(self.qemu)) == "new", "the switch is done")
+
+    def begin(
+        self,
+        client: Client,
+        moments: Sequence[str],
+        patience: float | None,
+        options: Mapping[str, object],
+    ) -> None:
+        """Start a snapshot of all disks."""
+        targets = {f"{self.prefix}{device}": file for device, file in self.targets.items()}
+        limit = {} if patience is None else {"patience": patience}
+        job = {"targets": targets, "moments": moments, "options": options, **limit}
+        self.start(client, "snapshot", **job)
+
+    def is_named(self, thing: str, said: str) -> bool:
+        """Whether a message names what is left: a file, a node or a job."""
+        return thing in said
+
+    def contradictions(self, state: str) -> list[str]:
+        """Where who manages the VM tells something else than it and the journal do."""
+        return []
+
+    def settle(self) -> None:
+        """What goes on without the client comes to its end."""
+
+    def unplug(self, device: str) -> None:
+        """The guest has let go of a disk."""
+        self.qemu.ask("device_del", id=f"{self.prefix}{device}")
+        wait_until(lambda: device not in look(self.qemu).devices, "the device is gone")
 
     def make_the_switch_fail(self) -> None:
         """Somebody else closes a prepared overlay."""

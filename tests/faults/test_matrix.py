@@ -20,8 +20,7 @@ from tests.faults.causes import (
     ReadOnly,
     SecondClient,
 )
-from tests.faults.cell import Subprocess
-from tests.faults.conftest import StartCell
+from tests.faults.conftest import NewClient, StartCell
 from tests.faults.judge import play
 from tests.faults.matrix import CELL, MOMENTS, REMARK
 from tests.ordinary import is_root
@@ -50,14 +49,13 @@ def test_all_disks_or_none_and_nothing_lost(
     kind: type[Fault],
     moment: str,
     start_cell: StartCell,
+    new_client: NewClient,
     record_property: Callable[[str, object], None],
 ) -> None:
     fault = kind()
     record_property(CELL, (fault.name, moment, "FAILED"))
     cell = start_cell(fault)
-    words = cell.room.prefix if cell.room else ()
-    clients = (Subprocess(cell.directory, words) for _ in range(2))
-    end = play(cell, fault, moment, *clients)
+    end = play(cell, fault, moment, new_client(cell), new_client(cell))
     star = "*" if fault.remark else ""
     record_property(CELL, (fault.name, moment, f"{end}{star}"))
     if fault.remark:

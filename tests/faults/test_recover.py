@@ -12,25 +12,33 @@ import pytest
 import snapkit
 from tests.conftest import Qmp, StartQemu, blockdev, wait_until
 from tests.faults.causes import ClientKilled, ConnectionCut, FileAppears, QemuKilled
-from tests.faults.cell import Cell, Subprocess
-from tests.faults.conftest import StartCell
+from tests.faults.cell import Cell
+from tests.faults.conftest import NewClient, StartCell, StartDomainCell
+from tests.faults.domain_causes import DaemonRestarted
 from tests.faults.view import look, position
 
 StartKilled = Callable[[str], Cell]
 
 
 @pytest.fixture
-def killed_at(start_cell: StartCell) -> StartKilled:
+def killed_at(start_cell: StartCell, new_client: NewClient) -> StartKilled:
     """A cell whose client was killed at a moment."""
+    return lambda moment: killed(start_cell, new_client, moment)
 
-    def start(moment: str) -> Cell:
-        cell = start_cell(ClientKilled())
-        client = Subprocess(cell.directory)
-        cell.run_to(client, moment)
-        client.kill()
-        return cell
 
-    return start
+@pytest.fixture(params=["start_cell", "start_domain_cell"])
+def any_killed_at(request: pytest.FixtureRequest, new_client: NewClient) -> StartKilled:
+    """The same, of a QEMU or of a libvirt domain."""
+    return lambda moment: killed(request.getfixturevalue(request.param), new_client, moment)
+
+
+def killed(start: StartCell, new_client: NewClient, moment: str) -> Cell:
+    cell = start(ClientKilled())
+    client = new_client(cell)
+    cell.run_to(client, moment)
+    client.kill()
+    cell.settle()
+    return cell
 
 
 def left(cell: Cell) -> list[str]:
@@ -38,7 +46,7 @@ def left(cell: Cell) -> list[str]:
 
 
 def write_as_a_guest(cell: Cell, device: str) -> None:
-    command = f'qemu-io -d {device} "write -P 90 0 4k"'
+    command = f'qemu-io -d {cell.prefix}{device} "write -P 90 0 4k"'
     cell.qemu.ask("human-monitor-command", command_line=command)
     wait_until(lambda: "wrote 4096" in cell.qemu.log.read_text(), "the guest has written")
 
@@ -89,10 +97,10 @@ def test_an_overlay_that_somebody_exports_stays(killed_at: StartKilled) -> None:
 
 
 def test_an_overlay_that_somebody_exports_meanwhile_stays_and_is_named(
-    start_cell: StartCell,
+    start_cell: StartCell, new_client: NewClient
 ) -> None:
     cell = start_cell(ConnectionCut())
-    client = Subprocess(cell.directory)
+    client = new_client(cell)
     cell.run_to(client, "before the switch")
     node, overlay = prepared(cell, "disk1"), cell.targets["disk1"]
     export(cell, node)
@@ -118,16 +126,18 @@ def test_an_overlay_that_another_process_has_open_stays(
     assert Path(overlay).exists()
 
 
-def test_a_file_in_the_place_of_an_overlay_stays_and_the_nodes_go(killed_at: StartKilled) -> None:
-    cell = killed_at("before the switch")
-    FileAppears().strike(cell, Subprocess(cell.directory))
+def test_a_file_in_the_place_of_an_overlay_stays_and_the_nodes_go(
+    any_killed_at: StartKilled, new_client: NewClient
+) -> None:
+    cell = any_killed_at("before the switch")
+    FileAppears().strike(cell, new_client(cell))
     snapkit.recover()
     assert cell.disks.changed(cell.files()) == []
     assert left(cell) == []
 
 
-def test_what_a_dry_run_would_do_is_not_done(killed_at: StartKilled) -> None:
-    cell = killed_at("before the switch")
+def test_what_a_dry_run_would_do_is_not_done(any_killed_at: StartKilled) -> None:
+    cell = any_killed_at("before the switch")
     before = cell.files(), look(cell.qemu), state()
     (row,) = snapkit.recover(dry_run=True).itertuples()
     assert row.state == "not switched"
@@ -151,8 +161,8 @@ def test_while_somebody_else_has_the_monitor_the_run_stays_open(killed_at: Start
     assert left(cell) == []
 
 
-def test_two_recoveries_at_once_do_it_once(killed_at: StartKilled) -> None:
-    cell = killed_at("before the switch")
+def test_two_recoveries_at_once_do_it_once(any_killed_at: StartKilled) -> None:
+    cell = any_killed_at("before the switch")
     script = "import snapkit; print(*snapkit.recover()['state'])"
     both = [
         subprocess.Popen(
@@ -175,9 +185,9 @@ def test_two_recoveries_at_once_do_it_once(killed_at: StartKilled) -> None:
 
 @pytest.mark.parametrize("moment", ["switch sent, no reply", "after the switch"])
 def test_data_that_a_guest_has_written_is_kept_where_qemu_has_ended(
-    killed_at: StartKilled, moment: str
+    any_killed_at: StartKilled, moment: str
 ) -> None:
-    cell = killed_at(moment)
+    cell = any_killed_at(moment)
     write_as_a_guest(cell, "disk1")
     kill_qemu(cell)
     before = cell.files()
@@ -186,10 +196,12 @@ def test_data_that_a_guest_has_written_is_kept_where_qemu_has_ended(
     assert snapkit.recover().empty
 
 
-def test_data_is_kept_too_where_the_run_itself_sees_qemu_end(start_cell: StartCell) -> None:
+def test_data_is_kept_too_where_the_run_itself_sees_qemu_end(
+    start_cell: StartCell, new_client: NewClient
+) -> None:
     fault = QemuKilled()
     cell = start_cell(fault)
-    client = Subprocess(cell.directory)
+    client = new_client(cell)
     cell.run_to(client, "switch sent, no reply")
     write_as_a_guest(cell, "disk0")
     before = cell.files()
@@ -234,12 +246,12 @@ def test_a_vm_that_was_started_again_without_the_overlays_loses_nothing(
 
 
 def test_a_run_after_one_that_was_cut_short_is_not_confused_by_it(
-    killed_at: StartKilled,
+    any_killed_at: StartKilled,
 ) -> None:
-    cell = killed_at("before the switch")
+    cell = any_killed_at("before the switch")
     targets = {device: f"{file}.second" for device, file in cell.targets.items()}
-    with snapkit.connect(cell.qemu.uri) as vm:
-        assert vm.snapshot(targets).ok
+    with snapkit.connect(**cell.address) as vm:
+        assert vm.snapshot({f"{cell.prefix}{disk}": file for disk, file in targets.items()}).ok
         snapkit.recover()
         assert list(snapkit.journal()["state"]) == ["not switched", "switched"]
     view = look(cell.qemu)
@@ -248,10 +260,77 @@ def test_a_run_after_one_that_was_cut_short_is_not_confused_by_it(
     assert all(Path(path).exists() for path in targets.values())
 
 
-def test_a_cut_connection_alone_leaves_nothing_to_recover(start_cell: StartCell) -> None:
+def test_what_a_daemon_has_left_open_does_not_stand_in_the_next_one_s_way(
+    start_domain_cell: StartDomainCell, new_client: NewClient
+) -> None:
+    fault = DaemonRestarted()
+    cell = start_domain_cell(fault)
+    client = new_client(cell)
+    cell.run_to(client, "within the switch")
+    fault.strike(cell, client)
+    cell.say(fault.word)
+    assert "Everything was undone" in cell.hear()["message"]
+    client.wait()
+    with snapkit.connect(**cell.address) as vm:
+        assert vm.snapshot({f"{cell.prefix}{disk}": file for disk, file in cell.targets.items()}).ok
+    assert cell.domain.images() == cell.targets
+    assert left(cell) == []
+
+
+def test_overlays_that_a_domain_is_to_be_started_from_are_kept(
+    start_domain_cell: StartDomainCell, new_client: NewClient
+) -> None:
+    cell = start_domain_cell(ClientKilled())
+    client = new_client(cell)
+    cell.run_to(client, "switch sent, no reply")
+    client.kill()
+    kill_qemu(cell)
+    before = cell.files()
+    assert list(snapkit.recover()["state"]) == ["switched"]
+    assert cell.files() == before
+    cell.domain.start()
+    assert position(look(cell.qemu), cell.targets) == "new"
+
+
+def test_of_a_domain_that_has_ended_nothing_is_done_until_libvirt_can_be_asked(
+    start_domain_cell: StartDomainCell, new_client: NewClient
+) -> None:
+    cell = start_domain_cell(ClientKilled())
+    client = new_client(cell)
+    cell.run_to(client, "switch sent, no reply")
+    client.kill()
+    kill_qemu(cell)
+    before = cell.files()
+    cell.domain.kill_daemon()
+    assert list(snapkit.recover()["state"]) == ["unknown"]
+    assert (cell.files(), state()) == (before, "interrupted")
+    cell.domain.daemon.restart()
+    assert list(snapkit.recover()["state"]) == ["switched"]
+
+
+def test_an_answer_that_is_lost_together_with_the_domain_is_found_in_its_definition(
+    start_domain_cell: StartDomainCell, new_client: NewClient
+) -> None:
+    cell = start_domain_cell(QemuKilled())
+    client = new_client(cell)
+    cell.run_to(client, "switch sent, no reply")
+    before = cell.files()
+    kill_qemu(cell)
+    cell.domain.link.cut()
+    report = cell.hear()
+    client.wait()
+    assert "The switch was done" in report["message"]
+    assert (cell.files(), state()) == (before, "switched")
+    cell.domain.start()
+    assert position(look(cell.qemu), cell.targets) == "new"
+
+
+def test_a_cut_connection_alone_leaves_nothing_to_recover(
+    start_cell: StartCell, new_client: NewClient
+) -> None:
     fault = ConnectionCut()
     cell = start_cell(fault)
-    client = Subprocess(cell.directory)
+    client = new_client(cell)
     cell.run_to(client, "before the switch")
     cell.say(fault.word)
     assert cell.hear()["end"] == "SnapshotError"

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import create_image, qemu_img, wait_until
 from tests.faults.causes import ConnectionCut
 from tests.faults.cell import Cell
-from tests.faults.conftest import StartCell
+from tests.faults.conftest import StartCell, StartDomainCell
 from tests.faults.judge import assert_truth
 from tests.faults.machine import World
 from tests.faults.matrix import MOMENTS, table
@@ -96,6 +96,22 @@ def test_a_chain_that_is_not_whole_is_seen(cell: Cell) -> None:
     assert cell.disks.lost(view) == []
     without = replace(view, devices=view.devices | {"disk0": view.chain("disk0")[1]})
     assert [text.partition(":")[0] for text in cell.disks.lost(without)] == ["disk0"]
+
+
+def test_what_libvirt_does_not_know_is_seen(start_domain_cell: StartDomainCell) -> None:
+    cell = start_domain_cell(ConnectionCut())
+    assert cell.contradictions("not switched") == []
+    overlay = create_image(cell.directory / "theirs.snap", "1M")
+    cell.domain.daemon.give(overlay)
+    node = look(cell.qemu).devices["disk1"]
+    options = {"node_name": node, "snapshot_node_name": "x", "mode": "existing"}
+    cell.qemu.ask("blockdev-snapshot-sync", snapshot_file=overlay, **options)
+    (wrong,) = cell.contradictions("not switched")
+    assert overlay in wrong
+    cell.qemu.stop()
+    cell.alive = False
+    assert cell.contradictions("not switched") == []
+    assert cell.contradictions("switched") != []
 
 
 SAID = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from tests.conftest import Process, digest
+from tests.conftest import Qmp, digest
 
 __all__ = ["Disks", "Offline", "Position", "View", "file_of", "files_of", "look", "position"]
 
@@ -42,13 +42,17 @@ class View:
         return {self.files[node] for node in used if node in self.files}
 
 
-def look(qemu: Process) -> View:
+class _Machine(Protocol):
+    def qmp(self) -> Qmp: ...
+
+
+def look(qemu: _Machine) -> View:
     """One look, over a connection of its own."""
     with qemu.qmp() as qmp:
         nodes = qmp.execute("query-named-block-nodes", flat=True)
         graph = qmp.execute("x-debug-query-block-graph")
         devices = {
-            row["qdev"].removesuffix("/virtio-backend"): row["inserted"]["node-name"]
+            _device(row["qdev"]): row["inserted"]["node-name"]
             for row in qmp.execute("query-block")
             if "inserted" in row
         }
@@ -65,6 +69,11 @@ def look(qemu: Process) -> View:
         devices=devices | {row["id"]: row["node-name"] for row in exports},
         jobs=tuple(row["id"] for row in jobs),
     )
+
+
+def _device(qdev: str) -> str:
+    """A device's name. Over libvirt, names that were given begin with ``ua-``."""
+    return qdev.removesuffix("/virtio-backend").removeprefix("ua-")
 
 
 def file_of(node: Mapping[str, Any]) -> str:
@@ -150,6 +159,8 @@ class Disks:
     others: dict[str, str] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
+    _sound: set[object] = field(default_factory=set)
+    """What qemu-img had nothing against, with the digests that it had then."""
 
     def changed(self, now: Mapping[str, str]) -> list[str]:
         """The files of others that are not what they were."""
@@ -174,29 +185,48 @@ class Disks:
         left += [node for node in sorted(mine) if view.files[node] not in used]
         return left + [f"job {job}" for job in view.jobs if job not in self.view.jobs]
 
-    def unsound(self, now: Collection[str], view: View | None, offline: Offline) -> list[str]:
+    def unsound(self, now: Mapping[str, str], view: View | None, offline: Offline) -> list[str]:
         """What qemu-img has against the images that there are, and against every live chain."""
         images = [*self.files, *(view.in_use() if view else ())]
         paths = [path for path in dict.fromkeys(images) if path in now and path not in self.taken]
-        mine = [path for path in paths if _is_image(path)]
-        complaints = [said for path in mine if (said := offline.check(path))]
-        for device in view.devices if view else ():
-            live = [view.files[node] for node in view.chain(device)] if view else []
-            if self.taken.intersection(live):
+        complaints = []
+        for path in filter(_is_image, paths):
+            seen = path, now[path]
+            if seen in self._sound:
+                continue
+            if said := offline.check(path):
+                complaints.append(said)
+            else:
+                self._sound.add(seen)
+        return complaints + (self._unfit(now, view, offline) if view else [])
+
+    def _unfit(self, now: Mapping[str, str], view: View, offline: Offline) -> list[str]:
+        """The devices that would be on something else if they were started anew."""
+        complaints = []
+        for device in view.devices:
+            live = _files_of_chain(view, device)
+            seen = tuple((path, now.get(path)) for path in live)
+            if seen in self._sound or self.taken.intersection(live):
                 continue
             offline_chain = offline.chain(live[0])
             if offline_chain != live:
                 complaints.append(f"{device} is on {live}, offline that is {offline_chain}")
+            else:
+                self._sound.add(seen)
         return complaints
 
     def lost(self, view: View) -> list[str]:
         """The devices whose old chain is not there any more, whole, below what they are on."""
         found = []
         for device in view.devices:
-            was, chain = self.view.chain(device), view.chain(device)
+            was, chain = (_files_of_chain(seen, device) for seen in (self.view, view))
             if was and chain[-len(was) :] != was:
                 found.append(f"{device}: {was} has become {chain}")
         return found
+
+
+def _files_of_chain(view: View, device: str) -> list[str]:
+    return [view.files[node] for node in view.chain(device)]
 
 
 def _is_image(path: str) -> bool:
