@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,13 +24,15 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Console", "Form", "Table", "size", "visible"]
+__all__ = ["Console", "Form", "Table", "moment", "size", "visible"]
 
 Form = Literal["text", "json", "csv"]
 
 _SIZES = frozenset(("virtual_size", "actual_size", "rd_bytes", "wr_bytes"))
 _INVISIBLE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 _GAP = "  "
+_NARROWEST = 30
+"""Columns that are left to text beside a label."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ def size(count: int) -> str:
     return f"{value:.1f}".removesuffix(".0") + " PiB"
 
 
+def moment(text: str | None) -> str | None:
+    """A time in UTC for people: ``2026-11-22 23:25:36Z``."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%SZ}" if text else None
+
+
 def _cell(column: str, value: Any) -> str:
     if value is None or value == "":
         return "-"
@@ -192,6 +200,14 @@ def _as_csv(table: Table) -> str:
     return file.getvalue().removesuffix("\n")
 
 
+def _broken(line: str, width: int) -> list[str]:
+    """A line in pieces that are no wider, further ones indented as it is. No word is broken."""
+    begin = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(
+        line, width, subsequent_indent=begin, break_long_words=False, break_on_hyphens=False
+    ) or [""]
+
+
 class Console:
     """Where a verb writes to, and in which form.
 
@@ -237,6 +253,19 @@ class Console:
         """Write lines for people; nothing in the other forms."""
         if self.form == "text":
             self.write("\n".join(map(visible, text.split("\n"))))
+
+    def item(self, label: str, text: str) -> None:
+        """Write text beside a label, for people: broken to the terminal's width, and indented."""
+        if self.form != "text":
+            return
+        limit = self._limit()
+        width = max((limit or 0) - len(label), _NARROWEST)
+        lines = [
+            part
+            for line in map(visible, text.split("\n"))
+            for part in (_broken(line, width) if limit else [line])
+        ]
+        self.write("\n".join([f"{label}{lines[0]}", *(f"{'':{len(label)}}{x}" for x in lines[1:])]))
 
     def write(self, text: str) -> None:
         """Write text and a line break to standard output, now."""

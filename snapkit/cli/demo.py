@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from snapkit.cli.console import Console, Table
-from snapkit.cli.lab import add_disks
+from snapkit.cli.lab import add_backend, add_disks
 from snapkit.cli.snapshot import report, run, show_commands, show_outcome, show_plan
 from snapkit.cli.verb import Verb
 from snapkit.errors import PlanError
@@ -25,6 +25,7 @@ _COLUMNS = "node format file backing_file depth snapshotable why_not".split()
 
 def _add(parser: argparse.ArgumentParser) -> None:
     add_disks(parser)
+    add_backend(parser)
     parser.add_argument("--engine", default=ENGINES[0], choices=ENGINES)
 
 
@@ -32,7 +33,7 @@ def _demo(arguments: argparse.Namespace, console: Console) -> int:
     from snapkit.lab import Lab
 
     console.say("Starting the lab VM ...")
-    with Lab(disks=arguments.disks) as lab, lab.connect() as vm:
+    with Lab(disks=arguments.disks, backend=arguments.backend) as lab, lab.connect() as vm:
         return _snapshot_and_prove(lab, vm, arguments.engine, console)
 
 
@@ -100,8 +101,8 @@ def proof(numbers: Mapping[str, int]) -> str:
 
 DEMO = Verb(
     "demo",
-    "Do the main job on a lab VM: table, plan, transaction, outcome and proof.",
-    "snapkit demo --engine classic",
+    "Do the main job on a lab VM: table, plan, switch, outcome and proof.",
+    "snapkit demo --engine classic\n  snapkit demo --backend libvirt",
     _add,
     _demo,
     forms=("json",),

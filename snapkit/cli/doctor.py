@@ -14,21 +14,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from snapkit.backends.abilities import ABILITIES
+from snapkit.backends.abilities import ABILITIES, Ability
+from snapkit.cli import present
 from snapkit.cli.console import Console, Table, size
+from snapkit.cli.part import Part, install, quoted
 from snapkit.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from snapkit.backends.host import Monitor
     from snapkit.journaling import Journal
 
-__all__ = ["DOCTOR", "PACKAGES", "PARTS", "PYTHON_PACKAGES", "Part"]
+__all__ = ["DOCTOR", "PACKAGES", "PARTS", "PYTHON_PACKAGES"]
 
 OLDEST_PYTHON = (3, 11)
 OLDEST_QEMU = (5, 0)
@@ -60,27 +60,6 @@ PYTHON_PACKAGES = {
 """Package -> the oldest version that does, the first that does not, what it is needed for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One thing that snapkit needs or can use.
-
-    ``status`` is "ok", "missing", "too old", "too new" or "bad". ``required`` says whether
-    snapkit does its main job without it. ``cure`` is a command or an advice, empty when ok.
-    """
-
-    part: str
-    found: str
-    needed_for: str
-    status: str = "ok"
-    cure: str = ""
-    required: bool = True
-
-    @property
-    def fails(self) -> bool:
-        """Whether this stands in the way."""
-        return self.required and self.status != "ok"
-
-
 PARTS: list[Callable[[], Iterator[Part]]] = []
 """Every examination, in the order of the table."""
 
@@ -99,7 +78,7 @@ def python() -> Iterator[Part]:
         platform.python_version(),
         "everything",
         "too old" if old else "ok",
-        _install("python3 python3-venv") if old else "",
+        install("python3 python3-venv") if old else "",
     )
 
 
@@ -121,14 +100,14 @@ def libvirt() -> Iterator[Part]:
 
 def _libvirt_module() -> Part:
     name, needed_for = "libvirt-python", "domains of libvirt"
-    cure = f"{_quoted(sys.executable)} -m pip install 'snapkit[libvirt]'"
+    cure = f"{quoted(sys.executable)} -m pip install 'snapkit[libvirt]'"
     try:
         module = importlib.import_module("libvirt")
     except ModuleNotFoundError:
-        cure = f"{_install(LIBVIRT_PYTHON)} && {cure}"
+        cure = f"{install(LIBVIRT_PYTHON)} && {cure}"
         return Part(name, "", needed_for, "missing", cure, required=False)
     except ImportError as error:
-        return Part(name, str(error), needed_for, "bad", _install("libvirt0"), required=False)
+        return Part(name, str(error), needed_for, "bad", install("libvirt0"), required=False)
     number = module.getVersion()
     library = f"{number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
     found = f"for libvirt {library}"
@@ -138,7 +117,7 @@ def _libvirt_module() -> Part:
 def _program(
     name: str, needed_for: str, *, required: bool, oldest: tuple[int, ...] = OLDEST_QEMU
 ) -> Part:
-    cure = _install(PACKAGES[name])
+    cure = install(PACKAGES[name])
     # An ordinary user's PATH often lacks the place of daemons.
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{DAEMONS}")
     if path is None:
@@ -175,7 +154,7 @@ def _python_package(
     name: str, oldest: str, beyond: str, needed_for: str, *, required: bool
 ) -> Part:
     wanted = f"{name}>={oldest}" + (f",<{beyond}" if beyond else "")
-    cure = f"{_quoted(sys.executable)} -m pip install '{wanted}'"
+    cure = f"{quoted(sys.executable)} -m pip install '{wanted}'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -201,7 +180,7 @@ def guest() -> Iterator[Part]:
         f"{len(code)} bytes" if code else "",
         "the lab VM",
         "ok" if good else "bad" if code else "missing",
-        "" if good else f"{_quoted(sys.executable)} -m pip install --force-reinstall snapkit",
+        "" if good else f"{quoted(sys.executable)} -m pip install --force-reinstall snapkit",
     )
 
 
@@ -295,58 +274,8 @@ def kvm() -> Iterator[Part]:
     )
 
 
-@_part
-def monitors() -> Iterator[Part]:
-    """The monitors of this host, and who holds those that are taken."""
-    from snapkit.backends import host
-
-    found = host.monitors()
-    yield Part("QMP monitors", f"{len(found)} on this host", "your own VMs", required=False)
-    for monitor in found:
-        name = f" ({monitor.name})" if monitor.name else ""
-        yield Part(
-            f"- {monitor.uri or 'address unknown'}",
-            f"{monitor.program}{name}, pid {monitor.pid}: {monitor.state}",
-            "",
-            cure=_advice(monitor),
-            required=False,
-        )
-
-
-def _advice(monitor: Monitor) -> str:
-    """What to do about a monitor that cannot be connected to."""
-    if monitor.managed_by:
-        return f"{monitor.managed_by} needs it: connect through {monitor.managed_by}"
-    if monitor.state == "in use":
-        return f"end {_client(monitor.uri)}, or give QEMU a second -qmp"
-    if monitor.state == "no permission":
-        return f"run as {monitor.user or 'the user that QEMU runs as'}"
-    if monitor.state == "gone":
-        return "its socket is not there any more: start QEMU again"
-    return ""
-
-
-def _client(uri: str) -> str:
-    from snapkit.address import TcpAddress, UnixAddress, parse
-    from snapkit.backends import host
-
-    address = parse(uri)
-    client = None
-    if isinstance(address, UnixAddress):
-        client = host.clients(address.path)
-    elif isinstance(address, TcpAddress):
-        client = host.clients((address.host, address.port))
-    if client is None or client.pid is None:
-        return "its client"
-    return f"its client {client.program} (pid {client.pid})"
-
-
-def _install(packages: str) -> str:
-    """The command that installs packages of Debian and Ubuntu."""
-    sudo = "" if os.geteuid() == 0 else "sudo "
-    if shutil.which("apt-get") is None:
-        return f"install what Debian calls {packages}"
-    return f"{sudo}apt-get install {packages}"
+_part(present.monitors)
+_part(present.daemons)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -354,17 +283,16 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, found.group().split("."))) if found else ()
 
 
-def _quoted(text: str) -> str:
-    return f"'{text}'" if " " in text else text
-
-
 def _doctor(_: argparse.Namespace, console: Console) -> int:
     found = [part for examine in PARTS for part in examine()]
-    columns = ["part", "found", "needed_for", "status", "cure", "required"]
-    rows = [[getattr(part, name) for name in columns] for part in found]
-    console.table(Table(columns, rows, keys=1), columns[:-1])
     if console.form == "text":
+        _show(found, console)
         _show_abilities(console)
+    else:
+        columns = ["part", "found", "needed_for", "status", "cure", "required"]
+        parts = [*found, *map(_as_part, ABILITIES)]
+        rows = [[getattr(part, name) for name in columns] for part in parts]
+        console.table(Table(columns, rows, keys=1))
     failing = [part.part for part in found if part.fails]
     if failing:
         console.say(f"Not all is well: {', '.join(failing)}.")
@@ -375,14 +303,35 @@ def _doctor(_: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _show(parts: Sequence[Part], console: Console) -> None:
+    """A line a part; below it the cure, in one piece, so that it can be copied."""
+    width = max(len(part.part) for part in parts if not part.part.startswith("-"))
+    for part in parts:
+        if part.part.startswith("-"):
+            label, text = f"{'':10}", f"{part.part.removeprefix('- ')}\n  {part.found}"
+        else:
+            label, text = f"{part.status:10}{part.part:{width}}  ", part.found
+        if part.status != "ok" and part.needed_for:
+            text = "; ".join(filter(None, (text, f"needed for {part.needed_for}")))
+        console.item(label, text)
+        if part.cure:
+            console.text(f"{'':{len(label)}}  {part.cure}".replace("\n", " "))
+
+
 def _show_abilities(console: Console) -> None:
     """What depends on how a VM is connected to; all else is the same."""
-    rows = [
-        [able.name, able.what, ", ".join(sorted(able.backends)), able.otherwise]
-        for able in ABILITIES
-    ]
     console.heading("What not every backend can do")
-    console.table(Table(["ability", "what", "backends", "otherwise"], rows, keys=1))
+    width = max(len(able.name) for able in ABILITIES)
+    for able in ABILITIES:
+        can = ", ".join(sorted(able.backends))
+        console.item(f"{able.name:{width}}  {can:9}", able.what)
+        console.item(f"{'':{width}}  {'others':9}", able.otherwise)
+
+
+def _as_part(able: Ability) -> Part:
+    """An ability as a row of the table that programs read."""
+    can = f"{', '.join(sorted(able.backends))}; otherwise {able.otherwise}"
+    return Part(f"ability: {able.name}", can, able.what, required=False)
 
 
 DOCTOR = Verb(

@@ -15,13 +15,23 @@ from snapkit.cli.verb import Verb
 if TYPE_CHECKING:
     from snapkit.lab import Lab
 
-__all__ = ["LAB", "add_disks"]
+__all__ = ["LAB", "add_backend", "add_disks"]
 
 
 def add_disks(parser: argparse.ArgumentParser) -> None:
     """How many disks a lab VM gets."""
     parser.add_argument(
         "--disks", type=int, default=2, metavar="N", help="how many disks, 1 to 8 (default: 2)"
+    )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """What runs a lab VM."""
+    parser.add_argument(
+        "--backend",
+        choices=("qmp", "libvirt"),
+        default="qmp",
+        help="a plain QEMU (default), or a domain in a libvirtd of the lab's own",
     )
 
 
@@ -33,12 +43,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
         default="unix",
         help="where QMP listens: a UNIX socket (default) or a loopback TCP port",
     )
-    parser.add_argument(
-        "--backend",
-        choices=("qmp", "libvirt"),
-        default="qmp",
-        help="a plain QEMU (default), or a domain in a libvirtd of the lab's own",
-    )
+    add_backend(parser)
 
 
 def _lab(arguments: argparse.Namespace, console: Console) -> int:
@@ -106,7 +111,7 @@ def _wait_for_end(pid: int) -> None:
 LAB = Verb(
     "lab",
     "Start a throw-away VM with a raw and a qcow2 disk, and keep it until Ctrl-C.",
-    "snapkit lab --disks 4 --monitor tcp",
+    "snapkit lab --disks 4 --monitor tcp\n  snapkit lab --backend libvirt",
     _add,
     _lab,
     forms=("json",),

@@ -19,7 +19,7 @@ from snapkit.cli.console import Console
 from snapkit.cli.demo import DEMO
 from snapkit.cli.doctor import DOCTOR
 from snapkit.cli.lab import LAB
-from snapkit.cli.look import DEVICES, DISCOVER, LAYERS
+from snapkit.cli.look import DEVICES, DISCOVER, LAYERS, SNAPSHOTS
 from snapkit.cli.record import JOURNAL, RECOVER
 from snapkit.cli.snapshot import SNAPSHOT
 from snapkit.cli.verb import UsageError, Verb
@@ -27,10 +27,8 @@ from snapkit.errors import SnapkitError
 
 __all__ = ["VERBS", "main"]
 
-VERBS = {
-    verb.name: verb
-    for verb in (DEMO, LAB, DOCTOR, DISCOVER, DEVICES, LAYERS, SNAPSHOT, JOURNAL, RECOVER)
-}
+_ORDER = (DEMO, LAB, DOCTOR, DISCOVER, DEVICES, LAYERS, SNAPSHOT, SNAPSHOTS, JOURNAL, RECOVER)
+VERBS = {verb.name: verb for verb in _ORDER}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from datetime import datetime
 
-from snapkit.cli.console import Console, Table
+from snapkit.cli.console import Console, Table, moment
 from snapkit.cli.verb import Verb, add_timeout
 from snapkit.errors import OutcomeUnknown
 
@@ -53,18 +52,13 @@ def _for_people(table: Table) -> Table:
     rows = []
     for record in table.records():
         record["vm"] = record["vm"] or _address(record)
-        record |= {name: _time(record[name]) for name in ("started", "ended") if name in record}
+        record |= {name: moment(record[name]) for name in ("started", "ended") if name in record}
         rows.append(list(record.values()))
     return replace(table, rows=rows)
 
 
 def _address(record: dict[str, str | None]) -> str:
     return " ".join(filter(None, (record["uri"], record["domain"])))
-
-
-def _time(text: str | None) -> str | None:
-    """``2026-11-22 23:25:36Z`` for a time in UTC."""
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%SZ}" if text else None
 
 
 def _add_recover(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from snapkit.cli.console import Console, Table
 from snapkit.cli.verb import UsageError, Verb, add_endpoint, connect
 from snapkit.errors import OutcomeUnknown, PlanError, SnapkitError
-from snapkit.model import ENGINES, QUIESCE, Target
+from snapkit.model import ENGINES, METADATA, QUIESCE, Target
 
 if TYPE_CHECKING:
     from snapkit.engine import Phase, Progress
@@ -21,6 +21,17 @@ __all__ = ["SNAPSHOT", "report", "run", "show_commands", "show_outcome", "show_p
 
 PLAN_COLUMNS = "node file_before snapshot_file format mode ok".split()
 """What people see of a plan; problems stand below it."""
+FORMS = ("qmp", "qmp-shell", "xml", "virsh", "python")
+"""What ``plan.preview`` may know; each backend has some of them."""
+_READABLE = ("qmp", "virsh")
+"""What is shown where no form is asked for: all of a plan, and nothing but what is sent."""
+_HEADINGS = {
+    "qmp": "The switch: one command for all disks",
+    "qmp-shell": "What is sent, for qmp-shell",
+    "xml": "The switch: the XML of one call for all disks",
+    "virsh": "The switch: one call for all disks, as virsh makes it",
+    "python": "A cell that does the same",
+}
 
 
 def _add(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +40,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
         "words",
         metavar="[DOMAIN] DEVICE=FILE",
         nargs="*",
-        help="the domain of a libvirt URI, and a new overlay's absolute file name for each device",
+        help="the domain of a libvirt URI (none: the only one that runs there), and a new "
+        "overlay's absolute file name for each device",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--devices", metavar="A,B", help="these devices, named by the template")
@@ -47,10 +59,36 @@ def _add(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="absolute-paths (default): make the overlays; existing: use files that are there",
     )
-    parser.add_argument("--engine", default=ENGINES[0], choices=ENGINES)
-    parser.add_argument("--quiesce", default=QUIESCE[0], choices=QUIESCE)
+    parser.add_argument(
+        "--engine",
+        default=ENGINES[0],
+        choices=ENGINES,
+        help="prepared (default): overlays first, then the switch; classic (QMP): both at once",
+    )
+    parser.add_argument(
+        "--quiesce",
+        default=QUIESCE[0],
+        choices=QUIESCE,
+        help="whether the guest's file systems are frozen for the switch (default: no)",
+    )
+    _add_remembered(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="show plan, checks and commands; change nothing"
+    )
+    parser.add_argument(
+        "--show",
+        choices=FORMS,
+        help="show what is sent in this form: QMP has qmp and qmp-shell, libvirt has xml and "
+        "virsh, both have python (default: with --dry-run, qmp or virsh)",
+    )
+
+
+def _add_remembered(parser: argparse.ArgumentParser) -> None:
+    """How libvirt shall remember the snapshot."""
+    parser.add_argument("--name", metavar="N", help="libvirt: its name there (default: snap1, ...)")
+    parser.add_argument("--description", metavar="TEXT", help="libvirt: a description to keep")
+    parser.add_argument(
+        "--metadata", choices=METADATA, help="libvirt: whether it remembers the snapshot"
     )
 
 
@@ -59,14 +97,22 @@ def _snapshot(arguments: argparse.Namespace, console: Console) -> int:
     options = {name: getattr(arguments, name) for name in ("format", "mode", "engine", "quiesce")}
     options |= {
         name: getattr(arguments, name)
-        for name in ("template", "tag")
+        for name in ("template", "tag", "name", "description", "metadata")
         if getattr(arguments, name) is not None
     }
     with connect(arguments, domain, readonly=arguments.dry_run) as vm:
         plan = vm.plan(targets or _snapshotable(vm), **options)
+        _refuse_unknown_form(plan, arguments.show)
         if arguments.dry_run:
-            return _dry_run(plan, console)
-        return _run_and_report(plan, console)
+            return _dry_run(plan, console, arguments.show)
+        return _run_and_report(plan, console, arguments.show)
+
+
+def _refuse_unknown_form(plan: Plan, form: str | None) -> None:
+    """Raises UsageError for a form that this VM's plans have not."""
+    if form is not None and form not in plan.forms:
+        msg = f"This VM's plans have no form {form!r}. Choose one of: {', '.join(plan.forms)}."
+        raise UsageError(msg)
 
 
 def _targets(arguments: argparse.Namespace) -> tuple[str | None, Sequence[Target | str]]:
@@ -103,15 +149,15 @@ def _snapshotable(vm: VirtualMachine) -> list[str]:
     return [str(name) for name in devices.index[devices["snapshotable"].astype(bool)]]
 
 
-def _dry_run(plan: Plan, console: Console) -> int:
+def _dry_run(plan: Plan, console: Console, form: str | None) -> int:
     if console.form == "json":
-        console.json(report(plan, None))
+        console.json(report(plan, None) | _preview(plan, form))
     elif console.form == "csv":
         console.table(Table.of(plan.to_frame()))
     else:
         show_plan(plan, console)
         _show_checks(plan, console)
-        show_commands(plan, console)
+        show_commands(plan, console, form)
     if plan.ok:
         console.say("Dry run: nothing was changed.")
         return 0
@@ -119,12 +165,15 @@ def _dry_run(plan: Plan, console: Console) -> int:
     return 1
 
 
-def _run_and_report(plan: Plan, console: Console) -> int:
+def _run_and_report(plan: Plan, console: Console, form: str | None) -> int:
+    preview = _preview(plan, form)
     if console.form == "text":
         show_plan(plan, console)
         if not plan.ok:
             # The problems stand above, each with its remedy.
             raise PlanError(plan.refusal().splitlines()[0], plan.problems)
+        if form is not None:
+            show_commands(plan, console, form)
     outcome: Outcome | None = None
     error: SnapkitError | None = None
     try:
@@ -132,7 +181,7 @@ def _run_and_report(plan: Plan, console: Console) -> int:
     except SnapkitError as err:
         outcome, error = getattr(err, "outcome", None), err
     if console.form == "json":
-        console.json(report(plan, outcome, error))
+        console.json(report(plan, outcome, error) | preview)
     elif outcome is not None:
         show_outcome(outcome, console)
     if error is not None:
@@ -203,15 +252,24 @@ def _show_checks(plan: Plan, console: Console) -> None:
         console.table(Table(["check", *map(str, frame.index)], rows, keys=1))
 
 
-def show_commands(plan: Plan, console: Console) -> None:
-    """The exact commands, in the order in which they are sent."""
+def show_commands(plan: Plan, console: Console, form: str | None = None) -> None:
+    """What is sent, in its order, in one of the plan's forms. Nothing of a refused plan."""
     if not plan.ok:
         return
-    if plan.script.prepare:
+    form = form or next(name for name in _READABLE if name in plan.forms)
+    lines = str(plan.preview(form)).splitlines()
+    # A command of QMP is one line.
+    before = len(plan.script.prepare) if form == "qmp" else 0
+    if before:
         console.heading("Commands that prepare")
-        console.text("\n".join(command.to_json() for command in plan.script.prepare))
-    console.heading("The switch: one command for all disks")
-    console.text(plan.script.switch.to_json())
+        console.text("\n".join(lines[:before]))
+    console.heading(_HEADINGS[form])
+    console.text("\n".join(lines[before:]))
+
+
+def _preview(plan: Plan, form: str | None) -> dict[str, str | None]:
+    """The form that was asked for, for JSON; None for a refused plan."""
+    return {} if form is None else {"preview": str(plan.preview(form)) if plan.ok else None}
 
 
 def show_outcome(outcome: Outcome, console: Console) -> None:
@@ -267,7 +325,8 @@ _PROBLEM_FIELDS = ("device", "check", "severity", "message", "remedy")
 SNAPSHOT = Verb(
     "snapshot",
     "Take a snapshot of several disks of a VM at one instant.",
-    "snapkit snapshot unix:/run/vm.qmp drive0=/imgs/win2003.snap drive1=/imgs/data.snap --dry-run",
+    "snapkit snapshot unix:/run/vm.qmp drive0=/imgs/win2003.snap drive1=/imgs/data.snap --dry-run"
+    "\n  snapkit snapshot qemu:///system win2003 vda=/imgs/win2003.snap --description 'before SP2'",
     _add,
     _snapshot,
 )

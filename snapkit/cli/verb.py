@@ -13,7 +13,15 @@ from snapkit.errors import SnapkitError
 if TYPE_CHECKING:
     from snapkit.vm import VirtualMachine
 
-__all__ = ["UsageError", "Verb", "add_endpoint", "add_timeout", "connect", "domain_of"]
+__all__ = [
+    "UsageError",
+    "Verb",
+    "add_domain",
+    "add_endpoint",
+    "add_timeout",
+    "connect",
+    "domain_of",
+]
 
 
 class UsageError(SnapkitError):
@@ -64,9 +72,20 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "endpoint",
         metavar="ENDPOINT",
-        help="unix:/path, a path, tcp:host:port or host:port of a QMP monitor",
+        help="unix:/path, a path, tcp:host:port or host:port of a QMP monitor; or a libvirt URI, "
+        "such as qemu:///system",
     )
     add_timeout(parser)
+
+
+def add_domain(parser: argparse.ArgumentParser) -> None:
+    """The domain, where it is the last word."""
+    parser.add_argument(
+        "domain",
+        metavar="DOMAIN",
+        nargs="?",
+        help="the domain of a libvirt URI, by name, uuid or id (none: the only one that runs)",
+    )
 
 
 def add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +95,7 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=5.0,
         metavar="S",
-        help="seconds for the connection and the greeting (default: 5)",
+        help="seconds for the connection and the first look (default: 5)",
     )
 
 

@@ -15,7 +15,7 @@ function render({ model, el }) {
   const endpoint = make("input", {
     ...common,
     id: endpointId,
-    placeholder: "unix:/path/to/socket or tcp:localhost:4444",
+    placeholder: "unix:/path/to/socket, tcp:localhost:4444 or qemu:///system",
     "aria-describedby": exposedId,
   });
   const domain = make("input", { ...common, id: domainId, placeholder: "libvirt only" });
@@ -38,7 +38,9 @@ function render({ model, el }) {
   }
   const refresh = panel.button("Look again", "discover");
   panel.listen(found, "change", () => {
-    endpoint.value = found.value;
+    const item = model.get("endpoints")[found.selectedIndex - 1];
+    endpoint.value = item?.endpoint ?? "";
+    domain.value = item?.domain ?? "";
     panel.send("edit", typed());
   });
 
@@ -86,7 +88,7 @@ function render({ model, el }) {
       allow.disabled = !connected;
       setText(allowed, allowedWords(connected, model.get("allowed")));
       showText(exposed, model.get("exposed"));
-      offer(found, model.get("endpoints"), model.get("endpoint"));
+      offer(found, model.get("endpoints"), model.get("endpoint"), model.get("domain"));
       found.disabled = connected || busy || !model.get("endpoints").length;
     },
   );
@@ -94,20 +96,23 @@ function render({ model, el }) {
 }
 
 /**
- * Offer the endpoints that were found; the first line says how many there are.
+ * Offer the VMs that were found; the first line says how many there are.
  * @param {HTMLSelectElement} select
- * @param {{endpoint: string, label: string}[]} endpoints
- * @param {string} chosen
+ * @param {{endpoint: string, domain: string, label: string}[]} endpoints
+ * @param {string} endpoint
+ * @param {string} domain
  */
-function offer(select, endpoints, chosen) {
+function offer(select, endpoints, endpoint, domain) {
   const key = JSON.stringify(endpoints);
   if (select.dataset.key !== key) {
     const words = endpoints.length ? `${endpoints.length} found: choose one` : "None found";
-    const options = endpoints.map((item) => make("option", { value: item.endpoint }, item.label));
+    const options = endpoints.map((item) => make("option", {}, item.label));
     select.replaceChildren(make("option", { value: "" }, words), ...options);
     select.dataset.key = key;
   }
-  select.value = endpoints.some((item) => item.endpoint === chosen) ? chosen : "";
+  const same = (/** @type {{endpoint: string, domain: string}} */ item) =>
+    item.endpoint === endpoint && item.domain === domain;
+  select.selectedIndex = endpoints.findIndex(same) + 1;
 }
 
 /**

@@ -51,7 +51,8 @@ class Connect(Panel):
             "status": self._status(),
             "allowed": not session.readonly,
             "endpoints": [
-                {"endpoint": found.endpoint, "label": found.label} for found in session.endpoints
+                {"endpoint": found.endpoint, "domain": found.domain, "label": found.label}
+                for found in session.endpoints
             ],
             "exposed": exposed(session.endpoint),
         }
@@ -59,7 +60,8 @@ class Connect(Panel):
     def _status(self) -> str:
         session = self.session
         if session.connecting:
-            return f"Connecting to {visible(session.endpoint)} …"
+            domain = f"{visible(session.domain)} at " if session.domain else ""
+            return f"Connecting to {domain}{visible(session.endpoint)} …"
         if session.vm is None:
             return "Not connected."
         name = f"{visible(session.vm.name)} at " if session.vm.name else ""

@@ -1,4 +1,4 @@
-"""The endpoints of this host, as the panel offers them."""
+"""The VMs of this host, as the panel offers them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ __all__ = ["Found", "find"]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An endpoint of this host, and the domain where it is libvirt's."""
+    """A VM of this host: what ``connect`` takes. ``domain`` is empty but for libvirt's."""
 
     endpoint: str
+    domain: str
     label: str
 
 
 def find() -> tuple[Found, ...]:
-    """Look for endpoints. Blocks while it looks: for a thread of its own."""
+    """Look for VMs. Blocks while it looks: for a thread of its own."""
     import snapkit
 
     rows = snapkit.discover().astype(object).fillna("").to_dict("records")
-    return tuple(Found(str(row["uri"]), _label(row)) for row in rows if row.get("uri"))
+    return tuple(
+        Found(str(row["uri"]), str(row["domain"]), _label(row)) for row in rows if row["uri"]
+    )
 
 
 def _label(row: Mapping[Any, Any]) -> str:

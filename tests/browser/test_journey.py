@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,9 @@ pytestmark = pytest.mark.browser
 
 START_LAB = """
 import snapkit, json
-lab = snapkit.Lab()
-print(json.dumps([lab.uri, lab.spare_uri, str(lab.directory)]))
+lab = snapkit.Lab(backend={backend!r})
+where = [lab.uri, lab.domain or "", lab.spare_uri, str(lab.directory)]
+print(json.dumps([*where, list(lab.images)]))
 """
 STUDIO = "snapkit.Studio()"
 STUDIO_OF_THE_LAB = "snapkit.Studio(lab.connect())"
@@ -30,6 +32,7 @@ while not os.path.exists({stop!r}):
 print('done')
 """
 SECONDS = 30_000
+on_both = pytest.mark.parametrize("backend", ["qmp", "libvirt"], indirect=True)
 
 
 @dataclass
@@ -39,11 +42,17 @@ class Shown:
     notebook: Notebook
     page: Page
     uri: str
+    domain: str
     spare: str
     directory: Path
+    names: list[str]
 
     def files(self) -> dict[str, str]:
-        """The image that each drive is on, by a connection of its own."""
+        """The image that each disk is on, by a connection of its own."""
+        if self.domain:
+            command = ["virsh", "--quiet", "-c", self.uri, "domblklist", self.domain]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            return dict(line.split() for line in said.splitlines())
         with Qmp(self.spare.removeprefix("unix:")) as qmp:
             return {b["device"]: b["inserted"]["file"] for b in qmp.execute("query-block")}
 
@@ -51,8 +60,13 @@ class Shown:
         self.page.get_by_role("button", name="Snapshot 2 disks").click()
 
     def connect(self) -> None:
-        """Connect by endpoint and allow changes."""
-        self.page.get_by_label("Endpoint").fill(self.uri)
+        """Connect by endpoint, or to the domain that is offered, and allow changes."""
+        if self.domain:
+            offered = self.page.get_by_label("On this host")
+            offered.select_option(label=f"{self.domain}, {self.uri}, running")
+            expect(self.page.get_by_label("Domain")).to_have_value(self.domain)
+        else:
+            self.page.get_by_label("Endpoint").fill(self.uri)
         self.page.get_by_role("button", name="Connect").click()
         expect(self.page.get_by_role("status", name="Connection")).to_contain_text(
             "read-only", timeout=SECONDS
@@ -64,40 +78,49 @@ def show(notebook: Notebook) -> Shown:
     """Run the first cell, which starts a lab, and the second, which shows a Studio."""
     notebook.run(0)
     text = wait_until(lambda: notebook.output(0), "the lab is up", 60)
-    uri, spare, directory = json.loads(text)
+    uri, domain, spare, directory, names = json.loads(text)
     notebook.run(1)
     expect(notebook.page.get_by_role("region", name="Run")).to_be_visible(timeout=SECONDS)
-    return Shown(notebook, notebook.page, uri, spare, Path(directory))
+    return Shown(notebook, notebook.page, uri, domain, spare, Path(directory), names)
 
 
 @pytest.fixture
-def studio(open_notebook: OpenNotebook) -> Shown:
-    return show(open_notebook(START_LAB, STUDIO))
+def backend(request: pytest.FixtureRequest) -> str:
+    """What runs the lab: a plain QEMU, unless a test asks for both."""
+    return str(getattr(request, "param", "qmp"))
 
 
+@pytest.fixture
+def studio(open_notebook: OpenNotebook, backend: str) -> Shown:
+    return show(open_notebook(START_LAB.format(backend=backend), STUDIO))
+
+
+@on_both
 def test_connect_choose_mistake_remedy_run_outcome(studio: Shown) -> None:
     page = studio.page
     button = page.get_by_role("button", name="Snapshot 2 disks")
     studio.connect()
 
     devices = page.get_by_role("table", name="Devices")
-    before = re.compile("drive0 .*win2003.img raw 64 MiB 0 yes")
+    first, second = studio.names
+    before = re.compile(f"{first} .*win2003.img raw 64 MiB 0 yes")
     expect(devices.get_by_role("row", name=before)).to_be_visible()
     expect(button).to_be_enabled(timeout=SECONDS)
 
-    file = page.get_by_label("Snapshot file for drive0")
+    file = page.get_by_label(f"Snapshot file for {first}")
     filled_in = file.input_value()
     existing = studio.directory / "data.qcow2"
     file.fill(str(existing))
     expect(file).to_have_accessible_description(re.compile("Problem: .*data.qcow2"))
     expect(button).to_be_disabled()
-    assert studio.files()["drive0"] == str(studio.directory / "win2003.img")
+    assert studio.files()[first] == str(studio.directory / "win2003.img")
 
     file.fill(filled_in)
     expect(button).to_be_enabled(timeout=SECONDS)
     review = page.get_by_role("region", name="Review")
-    review.get_by_role("tab", name="QMP").click()
-    expect(review.get_by_role("tabpanel")).to_contain_text('"execute": "transaction"')
+    tab, words = ("virsh", "snapshot-create") if studio.domain else ("QMP", '"transaction"')
+    review.get_by_role("tab", name=tab).click()
+    expect(review.get_by_role("tabpanel")).to_contain_text(words)
     expect(review.get_by_role("tabpanel")).to_contain_text(filled_in)
 
     button.click()
@@ -105,23 +128,26 @@ def test_connect_choose_mistake_remedy_run_outcome(studio: Shown) -> None:
     outcome = page.get_by_role("status", name="Outcome")
     expect(outcome).to_contain_text("ok: 2 disks switched at one instant", timeout=SECONDS)
     expect(outcome.get_by_role("row")).to_have_count(3)
-    after = re.compile("drive0 .*win2003.snap1.qcow2")
+    after = re.compile(f"{first} .*win2003.snap1.qcow2")
     expect(devices.get_by_role("row", name=after)).to_be_visible()
     expect(file).to_have_value(re.compile(r"win2003\.snap2\.qcow2$"))
     expect(page.locator(".snapkit").get_by_role("alert")).to_have_count(0)
 
     now = studio.files()
-    assert now["drive0"] == filled_in
-    assert [layer["filename"] for layer in chain_of(now["drive0"])] == [
+    assert now[first] == filled_in
+    assert [layer["filename"] for layer in chain_of(now[first])] == [
         filled_in,
         str(studio.directory / "win2003.img"),
     ]
-    assert len(chain_of(now["drive1"])) == 2
+    assert len(chain_of(now[second])) == 2
 
 
-def test_a_snapshot_while_a_cell_computes(open_notebook: OpenNotebook, tmp_path: Path) -> None:
+@on_both
+def test_a_snapshot_while_a_cell_computes(
+    open_notebook: OpenNotebook, tmp_path: Path, backend: str
+) -> None:
     busy = BUSY.format(stop=str(tmp_path / "stop"))
-    studio = show(open_notebook(START_LAB, STUDIO_OF_THE_LAB, busy))
+    studio = show(open_notebook(START_LAB.format(backend=backend), STUDIO_OF_THE_LAB, busy))
     page = studio.page
     button = page.get_by_role("button", name="Snapshot 2 disks")
     expect(button).to_be_enabled(timeout=SECONDS)
@@ -133,7 +159,7 @@ def test_a_snapshot_while_a_cell_computes(open_notebook: OpenNotebook, tmp_path:
     outcome = page.get_by_role("status", name="Outcome")
     expect(outcome).to_contain_text("ok: 2 disks", timeout=SECONDS)
     assert "done" not in studio.notebook.output(2)
-    assert studio.files()["drive1"] == str(studio.directory / "data.snap1.qcow2")
+    assert studio.files()[studio.names[1]] == str(studio.directory / "data.snap1.qcow2")
     (tmp_path / "stop").touch()
     wait_until(lambda: "done" in studio.notebook.output(2), "the cell ends")
 

@@ -15,6 +15,9 @@ import pytest
 
 from snapkit.cli import main
 
+# The seed's domain, as the tests of libvirt have it.
+from tests.libvirt.conftest import seed  # noqa: F401
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -137,15 +138,22 @@ def test_a_size_has_the_unit_that_keeps_it_short(count: int, text: str) -> None:
     assert size(count) == text
 
 
-def on_terminal(form: Any, table: Table, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a table sends to a terminal of this width."""
+def sent(
+    write: Callable[[Console], None], form: Any, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """What a terminal of this width is sent."""
     monkeypatch.setenv("COLUMNS", str(columns))
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8") as out:
-        Console(form, out, io.StringIO()).table(table)
+        write(Console(form, out, io.StringIO()))
         data = os.read(reader, 65536)
     os.close(reader)
     return data.decode().replace("\r\n", "\n")
+
+
+def on_terminal(form: Any, table: Table, columns: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a table sends to a terminal of this width."""
+    return sent(lambda console: console.table(table), form, columns, monkeypatch)
 
 
 def test_a_table_too_wide_for_the_terminal_becomes_a_block_a_row(
@@ -161,3 +169,31 @@ def test_csv_is_raw_in_a_file_and_escaped_on_a_terminal(monkeypatch: pytest.Monk
     table = Table(["file"], [["a\x1bb"]])
     assert "\x1b" in shown(table, "csv")
     assert on_terminal("csv", table, 80, monkeypatch) == "file\na\\x1bb\n"
+
+
+def item(columns: int, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of text beside a label on a terminal of this width."""
+    lines = sent(lambda console: console.item("label  ", text), "text", columns, monkeypatch)
+    return lines.splitlines()
+
+
+def test_text_beside_a_label_is_broken_to_the_terminals_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "one two three four five six seven eight\n  an \x1b[2J indented second line, broken too"
+    assert item(40, text, monkeypatch) == [
+        "label  one two three four five six seven",
+        "       eight",
+        r"         an \x1b[2J indented second",
+        "         line, broken too",
+    ]
+    path = "/a/path/that/is/longer-than-the-terminal.is-wide/and-stays-whole"
+    assert item(40, path, monkeypatch) == [f"label  {path}"]
+
+
+def test_text_beside_a_label_is_not_broken_in_a_file_and_left_out_of_data() -> None:
+    text = 30 * "word "
+    for form in ("text", "json", "csv"):
+        out = io.StringIO()
+        Console(form, out, io.StringIO()).item("label  ", text)
+        assert out.getvalue() == (f"label  {text}\n" if form == "text" else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from snapkit.backends import libvirt_hosts
 from snapkit.backends.abilities import ABILITIES
 from snapkit.cli import doctor
 from snapkit.journaling import Journal
 from tests.cli.conftest import ROOT, RunCommand
 from tests.conftest import Process
 from tests.journals import START
+from tests.libvirtd import PrivateLibvirt
+from tests.outside import stopped
 
 
 def parts(run_snapkit: RunCommand) -> dict[str, dict[str, Any]]:
@@ -67,11 +71,83 @@ def test_a_missing_libvirt_is_named_with_the_commands_that_install_it(
     assert found["cure"].endswith("-m pip install 'snapkit[libvirt]'")
 
 
+def test_without_libvirt_s_module_its_daemons_are_counted_and_not_asked(
+    libvirt: PrivateLibvirt, run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_only(libvirt, monkeypatch)
+    monkeypatch.setitem(sys.modules, "libvirt", None)
+    found = parts(run_snapkit)
+    assert found["libvirt daemons"]["found"] == "1 on this host, not asked"
+    assert f"- {libvirt.uri}" not in found
+
+
+def own_only(libvirt: PrivateLibvirt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other daemon of this host is there."""
+    path = libvirt.uri.partition("socket=")[2]
+    monkeypatch.setattr(libvirt_hosts, "listening", lambda: [path])
+
+
+def test_a_daemon_that_answers_is_shown_with_its_versions_and_domains(
+    libvirt: PrivateLibvirt, run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_only(libvirt, monkeypatch)
+    libvirt.paused(name="one")
+    found = parts(run_snapkit)
+    assert found["libvirt daemons"]["found"] == "1 on this host, answering: 1"
+    said = libvirt.virsh("version")
+    names = ("library: libvirt", "hypervisor: QEMU")
+    versions = [re.search(rf"{name} (\d\S+)", said) for name in names]
+    library, emulator = (match[1] for match in versions if match)
+    shown = found[f"- {libvirt.uri}"]
+    assert shown["found"] == f"libvirt {library}, QEMU {emulator}: 1 domain runs"
+    assert shown["cure"] == ""
+
+
+def test_a_daemon_that_is_stopped_holds_nothing_up_and_is_said(
+    libvirt: PrivateLibvirt, run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_only(libvirt, monkeypatch)
+    with stopped(libvirt.pid):
+        shown = parts(run_snapkit)[f"- {libvirt.uri}"]
+    assert "did not answer within 2 s" in shown["found"]
+    assert "stopped or stuck" in shown["cure"]
+
+
+def test_a_daemon_that_sleeps_is_shown_and_not_woken(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(directory / "libvirt-sock"))
+        server.listen()
+        server.setblocking(False)
+        monkeypatch.setattr(libvirt_hosts, "listening", lambda: [str(directory / "libvirt-sock")])
+        found = parts(run_snapkit)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+    (shown,) = (row for name, row in found.items() if str(directory) in name)
+    assert shown["found"] == "asleep"
+    assert shown["cure"].startswith("nothing: it starts when somebody connects")
+
+
 def test_what_not_every_backend_can_do_is_shown(run_snapkit: RunCommand) -> None:
     text = run_snapkit("doctor").out
     shown = text[text.index("What not every backend can do") :]
+    found = parts(run_snapkit)
     for ability in ABILITIES:
         assert ability.name in shown
+        assert ability.what in shown
+        assert found[f"ability: {ability.name}"]["needed_for"] == ability.what
+
+
+def test_a_cure_stands_below_its_part_in_one_line(
+    run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    (directory / "apt-get").touch(0o755)
+    monkeypatch.setenv("PATH", str(directory))
+    lines = run_snapkit("doctor").out.splitlines()
+    place = next(n for n, line in enumerate(lines) if line.startswith("missing   qemu-img "))
+    assert lines[place].endswith("needed for images, and chains offline")
+    assert lines[place + 1].strip().removeprefix("sudo ") == "apt-get install qemu-utils"
 
 
 def fake_program(directory: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None:

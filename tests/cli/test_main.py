@@ -36,6 +36,15 @@ def test_every_verb_has_help_with_an_example(verb: str, run_snapkit: RunCommand)
         assert f"example:\n  snapkit {verb}" in done.out
 
 
+def test_help_speaks_of_domains_where_there_can_be_one(run_snapkit: RunCommand) -> None:
+    for verb in ("devices", "layers", "snapshot", "snapshots"):
+        text = " ".join(run_snapkit(verb, "--help").out.split())
+        assert "a libvirt URI, such as qemu:///system" in text
+        assert "DOMAIN" in text
+        assert f"snapkit {verb} qemu:///" in text
+    assert "libvirt domains" in run_snapkit("discover", "--help").out
+
+
 def test_the_version_is_shown(run_snapkit: RunCommand) -> None:
     assert run_snapkit("--version").out == f"snapkit {snapkit.__version__}\n"
 
@@ -65,6 +74,9 @@ def test_an_unknown_verb_gets_the_one_that_was_meant(run_snapkit: RunCommand) ->
         ("snapshot unix:/a --all --devices drive0", "not allowed"),
         ("snapshot unix:/a drive0=/b --tag x", "--template and --tag"),
         ("snapshot unix:/a drive0=/b --engine warp", "warp"),
+        ("snapshot unix:/a drive0=/b --show html", "html"),
+        ("snapshot unix:/a drive0=/b --metadata perhaps", "perhaps"),
+        ("demo --backend xen", "xen"),
         ("journal unix:/a", "unrecognized"),
         ("journal --limit 0", "invalid"),
         ("journal --limit x", "invalid"),
@@ -168,13 +180,15 @@ def test_a_discovered_monitor_is_listed(seed_qemu: Process, run_snapkit: RunComm
     assert seed_qemu.uri in run_snapkit("discover").out
 
 
-def test_without_any_monitor_people_are_told_how_to_get_one(
+def test_without_any_monitor_or_domain_people_are_told_how_to_get_one(
     run_snapkit: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snapkit.backends.host.monitors", list)
+    monkeypatch.setattr("snapkit.backends.libvirt_hosts.listening", list)
     done = run_snapkit("discover")
     assert (done.status, done.out) == (0, "")
     assert "-qmp unix:" in done.err
+    assert "virsh start" in done.err
     assert run_snapkit("discover", "--json").json == []
 
 

@@ -16,6 +16,9 @@ import snapkit.widgets
 from snapkit.widgets.base import STRICT, esm
 from tests.browser.chromium import chromium, watched_page
 
+# One libvirtd for all tests of panels, as the suite for all backends has one.
+from tests.conformance.conftest import suite_libvirt  # noqa: F401
+
 MODULES = Path(snapkit.widgets.__file__).parent
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Panels</title>
 <link rel="stylesheet" href="/style.css"><body><main id="stage"></main>

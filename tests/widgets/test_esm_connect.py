@@ -29,7 +29,7 @@ def test_the_form_has_the_names_that_people_rely_on(stage: Stage) -> None:
           - status "Connection": Not connected.
           - text: Endpoint
           - textbox "Endpoint":
-            - /placeholder: "unix:/path/to/socket or tcp:localhost:4444"
+            - /placeholder: "unix:/path/to/socket, tcp:localhost:4444 or qemu:///system"
           - text: Domain
           - textbox "Domain":
             - /placeholder: libvirt only
@@ -103,13 +103,37 @@ def test_allow_changes_shows_what_the_kernel_says(stage: Stage) -> None:
 
 
 def test_an_endpoint_of_this_host_can_be_chosen(stage: Stage) -> None:
-    found = [{"endpoint": "unix:/run/a", "label": "lab <b>, unix:/run/a, free"}]
+    found = [{"endpoint": "unix:/run/a", "domain": "", "label": "lab <b>, unix:/run/a, free"}]
     shown = stage.show("connect.js", connect_state(endpoints=found))
 
     shown.get_by_label("On this host").select_option(label="lab <b>, unix:/run/a, free")
 
     expect(shown.get_by_label("Endpoint")).to_have_value("unix:/run/a")
     assert stage.sent == [{"do": "edit", "endpoint": "unix:/run/a", "domain": ""}]
+
+
+def test_two_domains_of_one_libvirt_are_two_choices(stage: Stage) -> None:
+    uri = "qemu:///system"
+    found = [{"endpoint": uri, "domain": name, "label": f"{name}, {uri}, running"} for name in "ab"]
+    found.append({"endpoint": "unix:/run/a", "domain": "", "label": "unix:/run/a, free"})
+    shown = stage.show("connect.js", connect_state(endpoints=found))
+    choice = shown.get_by_label("On this host")
+
+    choice.select_option(label="b, qemu:///system, running")
+
+    expect(shown.get_by_label("Endpoint")).to_have_value(uri)
+    expect(shown.get_by_label("Domain")).to_have_value("b")
+    assert stage.sent[-1] == {"do": "edit", "endpoint": uri, "domain": "b"}
+    stage.update(endpoint=uri, domain="b")
+    stage.answer()
+    expect(choice.locator("option:checked")).to_have_text("b, qemu:///system, running")
+    stage.update(domain="typed by hand")
+    expect(choice.locator("option:checked")).to_have_text("3 found: choose one")
+
+    choice.select_option(label="unix:/run/a, free")
+
+    expect(shown.get_by_label("Domain")).to_have_value("")
+    assert stage.sent[-1] == {"do": "edit", "endpoint": "unix:/run/a", "domain": ""}
 
 
 def test_typing_is_not_overwritten_by_an_older_answer(stage: Stage, page: Page) -> None:

@@ -1,10 +1,9 @@
-"""The Studio on a real QEMU, driven as the page drives it, and looked at from outside."""
+"""The Studio on a real VM, driven as the page drives it, and looked at from outside."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,45 +11,61 @@ import snapkit
 from snapkit import engine, undo, widgets
 from snapkit.errors import ConnectError, PlanError, SnapshotError
 from snapkit.widgets import Studio
-from tests.conftest import Process, chain_of, contents, wait_until
+from tests.conformance.conftest import Kind, made
+from tests.conformance.domains import Domain
+from tests.conformance.machines import Machine
+from tests.conformance.monitors import Qemu
+from tests.conftest import chain_of, wait_until
 from tests.widgets.test_base import say
 
+KINDS: tuple[Kind, ...] = (Qemu, Domain)
+LABELS = {"qmp": ["QMP", "Shell", "Python"], "libvirt": ["XML", "virsh", "Python"]}
 
-def files(qemu: Process) -> dict[str, str]:
-    """The image that each drive is on, by a connection of its own."""
-    return {b["device"]: b["inserted"]["file"] for b in qemu.ask("query-block")}
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.kind)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The seed's two disks."""
+    with made(request.param, request) as machine:
+        machine.boot(machine.image("win2003", "raw"), machine.image("data"))
+        yield machine
 
 
 @pytest.fixture
-def studio(seed_vm: snapkit.VirtualMachine) -> Iterator[Studio]:
-    studio = Studio(seed_vm)
+def vm(machine: Machine) -> Iterator[snapkit.VirtualMachine]:
+    with machine.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+def studio(vm: snapkit.VirtualMachine) -> Iterator[Studio]:
+    studio = Studio(vm)
     studio.wait()
     yield studio
     studio.close()
 
 
-def test_a_studio_shows_the_vm_that_it_is_given(studio: Studio, directory: Path) -> None:
+def test_a_studio_shows_the_vm_that_it_is_given(studio: Studio, machine: Machine) -> None:
     assert studio.connect.connected
     assert studio.connect.allowed
     assert studio.connect.status.endswith("changes allowed.")
-    assert [row["device"] for row in studio.devices.rows] == ["drive0", "drive1"]
+    assert [row["device"] for row in studio.devices.rows] == machine.names
     assert [row["file"] for row in studio.targets.rows] == [
-        f"{directory}/win2003.snap1.qcow2",
-        f"{directory}/data.snap1.qcow2",
+        machine.file("win2003.snap1.qcow2"),
+        machine.file("data.snap1.qcow2"),
     ]
     assert studio.targets.summary == "2 disks, all checks passed."
     assert studio.run.label == "Snapshot 2 disks"
     assert studio.run.reason == ""
 
 
-def test_review_shows_exactly_the_preview_of_the_plan(studio: Studio) -> None:
+def test_review_shows_exactly_the_preview_of_the_plan(studio: Studio, machine: Machine) -> None:
     assert studio.plan is not None
     shown = {form["form"]: form["text"] for form in studio.review.forms}
     assert shown == {form: studio.plan.preview(form) for form in studio.plan.forms}
-    assert [form["label"] for form in studio.review.forms] == ["QMP", "Shell", "Python"]
+    assert [form["label"] for form in studio.review.forms] == LABELS[machine.backend]
 
 
-def test_the_button_switches_both_disks(studio: Studio, seed_qemu: Process) -> None:
+def test_the_button_switches_both_disks(studio: Studio, machine: Machine) -> None:
     planned = {row["device"]: row["file"] for row in studio.targets.rows}
 
     say(studio.run, "press", revision=studio.run.revision)
@@ -60,14 +75,14 @@ def test_the_button_switches_both_disks(studio: Studio, seed_qemu: Process) -> N
     assert studio.outcome.ok
     assert studio.run.outcome["words"].startswith("ok: 2 disks switched at one instant.")
     assert [row["result"] for row in studio.run.outcome["rows"]] == ["ok", "ok"]
-    assert files(seed_qemu) == planned
+    assert machine.active() == planned
     assert [len(chain_of(file)) for file in planned.values()] == [2, 2]
 
 
 def test_a_run_by_code_is_seen_in_the_panels(
-    studio: Studio, seed_vm: snapkit.VirtualMachine
+    studio: Studio, vm: snapkit.VirtualMachine, machine: Machine
 ) -> None:
-    seed_vm.snapshot(["drive0"])
+    vm.snapshot([machine.names[0]])
 
     wait_until(lambda: studio.devices.rows[0]["depth"] == "1", "the panels follow")
     studio.wait()
@@ -76,18 +91,18 @@ def test_a_run_by_code_is_seen_in_the_panels(
 
 
 def test_an_edit_puts_away_what_the_last_run_came_to(
-    studio: Studio, seed_vm: snapkit.VirtualMachine, directory: Path, lenient: None
+    studio: Studio, vm: snapkit.VirtualMachine, machine: Machine, lenient: None
 ) -> None:
-    seed_vm.readonly = True
+    vm.readonly = True
     say(studio.run, "press", revision=studio.run.revision)
     assert studio.run.error
-    seed_vm.readonly = False
+    vm.readonly = False
     studio.connect.allow_changes(allowed=True)
     studio.run.press()
     studio.wait()
     assert studio.run.outcome["words"].startswith("ok")
 
-    studio.targets.set("drive0", file=f"{directory}/other.qcow2")
+    studio.targets.set(machine.names[0], file=machine.file("other.qcow2"))
     studio.wait()
 
     assert studio.run.outcome == {}
@@ -95,24 +110,24 @@ def test_an_edit_puts_away_what_the_last_run_came_to(
 
 
 def test_what_will_be_sent_is_not_claimed_without_a_connection(
-    studio: Studio, seed_vm: snapkit.VirtualMachine
+    studio: Studio, vm: snapkit.VirtualMachine
 ) -> None:
-    seed_vm.close()
+    vm.close()
     wait_until(lambda: studio.run.reason == "Not connected.", "the panels notice")
     assert studio.review.status == "Not connected. This would have been sent for 2 disks."
     assert "not connected any more" in studio.targets.summary
 
 
-def test_after_a_run_all_panels_show_the_new_state(studio: Studio, directory: Path) -> None:
-    studio.targets.set("drive1", file=f"{directory}/typed.qcow2")
+def test_after_a_run_all_panels_show_the_new_state(studio: Studio, machine: Machine) -> None:
+    studio.targets.set(machine.names[1], file=machine.file("typed.qcow2"))
     studio.wait()
     studio.run.press()
     studio.wait()
 
     assert [row["depth"] for row in studio.devices.rows] == ["1", "1"]
     assert [row["file"] for row in studio.targets.rows] == [
-        f"{directory}/win2003.snap2.qcow2",
-        f"{directory}/typed.snap2.qcow2",
+        machine.file("win2003.snap2.qcow2"),
+        machine.file("typed.snap2.qcow2"),
     ]
     assert studio.run.reason == ""
 
@@ -126,14 +141,12 @@ def test_a_second_press_during_the_run_is_refused(studio: Studio) -> None:
     assert [row["depth"] for row in studio.devices.rows] == ["1", "1"]
 
 
-def test_a_mistake_is_shown_beside_its_row_with_a_remedy(
-    studio: Studio, seed_qemu: Process, directory: Path
-) -> None:
-    before = files(seed_qemu)
-    say(studio.targets, "edit", device="drive0", name="file", value="/nowhere/a.qcow2")
+def test_a_mistake_is_shown_beside_its_row_with_a_remedy(studio: Studio, machine: Machine) -> None:
+    before = machine.active()
+    say(studio.targets, "edit", device=machine.names[0], name="file", value="/nowhere/a.qcow2")
     studio.wait()
 
-    (problem,) = studio.targets.problems["drive0"]
+    (problem,) = studio.targets.problems[machine.names[0]]
     assert "/nowhere" in problem["message"]
     assert problem["remedy"]
     assert problem["severity"] == "error"
@@ -143,11 +156,11 @@ def test_a_mistake_is_shown_beside_its_row_with_a_remedy(
     with pytest.raises(PlanError):
         studio.run.press()
 
-    studio.targets.set("drive0", file=f"{directory}/a.qcow2")
+    studio.targets.set(machine.names[0], file=machine.file("a.qcow2"))
     studio.wait()
     assert studio.targets.problems == {}
     assert studio.run.reason == ""
-    assert files(seed_qemu) == before
+    assert machine.active() == before
 
 
 def test_a_template_that_cannot_be_used_is_an_error(studio: Studio, lenient: None) -> None:
@@ -172,9 +185,9 @@ def test_the_phases_are_told_as_they_begin(studio: Studio) -> None:
 
 
 def test_a_plan_whose_vm_has_changed_is_refused_and_made_anew(
-    studio: Studio, seed_vm: snapkit.VirtualMachine, lenient: None
+    studio: Studio, vm: snapkit.VirtualMachine, lenient: None, machine: Machine
 ) -> None:
-    seed_vm.snapshot(["drive0"])
+    vm.snapshot([machine.names[0]])
 
     studio.run.press()
     studio.wait()
@@ -187,35 +200,33 @@ def test_a_plan_whose_vm_has_changed_is_refused_and_made_anew(
     assert [row["depth"] for row in studio.devices.rows] == ["2", "1"]
 
 
-def test_a_cancelled_run_leaves_nothing_behind(
-    studio: Studio, seed_qemu: Process, directory: Path
-) -> None:
-    before, there = files(seed_qemu), contents(directory)
+def test_a_cancelled_run_leaves_nothing_behind(studio: Studio, machine: Machine) -> None:
+    before, there = machine.active(), machine.state()["files"]
     say(studio.run, "press", revision=studio.run.revision)
     say(studio.run, "cancel")
     studio.wait()
 
     assert studio.run.outcome["words"].startswith("Cancelled: no device was switched")
     assert studio.run.error == ""
-    assert files(seed_qemu) == before
-    assert contents(directory) == there
+    assert machine.active() == before
+    assert machine.state()["files"] == there
 
 
 def test_changes_are_allowed_or_not_by_the_vm_itself(
-    studio: Studio, seed_vm: snapkit.VirtualMachine
+    studio: Studio, vm: snapkit.VirtualMachine
 ) -> None:
     say(studio.connect, "allow", value=False)
-    assert seed_vm.readonly
+    assert vm.readonly
     assert studio.run.reason.startswith("The connection is read-only")
 
-    seed_vm.readonly = False
+    vm.readonly = False
     wait_until(lambda: studio.connect.allowed, "the panel sees what code has set")
     assert studio.run.reason == ""
 
 
-def test_a_connection_that_a_panel_opens_starts_read_only(seed_qemu: Process) -> None:
-    studio = Studio(endpoint=seed_qemu.uri)
-    assert studio.connect.endpoint == seed_qemu.uri
+def test_a_connection_that_a_panel_opens_starts_read_only(machine: Machine) -> None:
+    studio = Studio(endpoint=machine.uri, domain=machine.domain or "")
+    assert studio.connect.endpoint == machine.uri
     assert studio.run.reason == "Not connected."
 
     studio.connect.press()
@@ -235,8 +246,26 @@ def test_a_connection_that_a_panel_opens_starts_read_only(seed_qemu: Process) ->
         studio.connect.allow_changes()
 
 
-def test_a_connection_that_goes_is_seen(studio: Studio, seed_qemu: Process) -> None:
-    seed_qemu.stop()
+def test_a_vm_is_offered_with_what_connects_to_it(machine: Machine) -> None:
+    studio = Studio()
+    studio.wait()
+    known = (machine.uri, machine.domain or "")
+    offered = [x for x in studio.connect.endpoints if (x["endpoint"], x["domain"]) == known]
+    assert len(offered) == 1
+    assert machine.uri in offered[0]["label"]
+    assert known[1] in offered[0]["label"]
+
+    studio.connect.press(offered[0]["endpoint"], offered[0]["domain"])
+    studio.wait()
+
+    assert [row["device"] for row in studio.devices.rows] == machine.names
+    assert (studio.connect.endpoint, studio.connect.domain) == known
+    studio.connect.disconnect()
+    studio.wait()
+
+
+def test_a_connection_that_goes_is_seen(studio: Studio, machine: Machine) -> None:
+    machine.end()
 
     wait_until(lambda: not studio.connect.connected, "the panel sees that QEMU has gone")
 
@@ -244,17 +273,17 @@ def test_a_connection_that_goes_is_seen(studio: Studio, seed_qemu: Process) -> N
     assert studio.run.reason == "Not connected."
 
 
-def test_panels_of_the_same_vm_show_the_same(studio: Studio, directory: Path) -> None:
+def test_panels_of_the_same_vm_show_the_same(studio: Studio, machine: Machine) -> None:
     targets, run = widgets.Targets(studio.vm), widgets.Run(studio.vm)
 
-    targets.set("drive0", include=False)
+    targets.set(machine.names[0], include=False)
     studio.wait()
 
     assert run.label == studio.run.label == "Snapshot 1 disk"
 
 
-def test_a_panel_that_is_shown_at_once_is_complete(seed_vm: snapkit.VirtualMachine) -> None:
-    bundle = widgets.Targets(seed_vm)._repr_mimebundle_()
+def test_a_panel_that_is_shown_at_once_is_complete(vm: snapkit.VirtualMachine) -> None:
+    bundle = widgets.Targets(vm)._repr_mimebundle_()
 
     assert bundle is not None
     assert "Targets: 2 disks, all checks passed." in bundle[0]["text/plain"]
@@ -281,13 +310,13 @@ def test_a_silent_server_is_named_and_the_panel_can_try_again(lenient: None) -> 
 
 
 def test_a_vm_that_ends_during_the_run_is_told_with_what_to_do(
-    studio: Studio, seed_qemu: Process, lenient: None, monkeypatch: pytest.MonkeyPatch
+    studio: Studio, machine: Machine, lenient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(undo, "RECONNECT_SECONDS", 0.2)
 
     def end_at_prepare(change: dict[str, str]) -> None:
         if change["new"].startswith(engine.PHASES["prepare"]):
-            seed_qemu.stop()
+            machine.end()
 
     studio.run.observe(end_at_prepare, names="phase")
     studio.run.press()
@@ -300,9 +329,9 @@ def test_a_vm_that_ends_during_the_run_is_told_with_what_to_do(
 
 
 def test_an_error_of_the_engine_is_the_one_that_wait_raises(
-    studio: Studio, seed_vm: snapkit.VirtualMachine
+    studio: Studio, vm: snapkit.VirtualMachine, machine: Machine
 ) -> None:
-    seed_vm.snapshot(["drive0"])
+    vm.snapshot([machine.names[0]])
     studio.run.press()
     with pytest.raises((PlanError, SnapshotError), match="changed"):
         studio.wait()
