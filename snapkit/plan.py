@@ -41,8 +41,9 @@ class Preview(str):
         return str(self)
 
     def _repr_html_(self) -> str:
-        style = "white-space: pre-wrap; overflow-wrap: anywhere; text-align: left"
-        return f'<pre style="{style}">{escape(self)}</pre>'
+        # JupyterLab would break lines in the middle of words.
+        style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"
+        return f'<pre style="{style}; text-align: left">{escape(self)}</pre>'
 
 
 @dataclass(frozen=True)
