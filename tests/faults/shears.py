@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
+import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 from tests.recorder import CHUNK, Recorder, end_of
@@ -32,6 +33,10 @@ class Shears(Recorder):
     gone = False
     message = 0
 
+    def __init__(self, target: str, directory: Path, *, tcp: str = "") -> None:
+        self._counting = threading.Lock()
+        super().__init__(target, directory, tcp=tcp)
+
     def arm(
         self, way: Way, after: int = NEVER, *, at_transaction: bool = False, for_good: bool = False
     ) -> None:
@@ -39,22 +44,17 @@ class Shears(Recorder):
 
         ``for_good``: nobody can connect again until ``mend``.
         """
-        self.passed = {"up": 0, "down": 0}
-        self.ends: list[tuple[str, int]] = []
-        self.way, self.left, self.for_good = way, after, for_good
-        self.at_transaction, self.has_cut = at_transaction, False
-        self.armed = not at_transaction
+        with self._counting:
+            self.passed = {"up": 0, "down": 0}
+            self.ends: list[tuple[str, int]] = []
+            self.way, self.left, self.for_good = way, after, for_good
+            self.at_transaction, self.has_cut = at_transaction, False
+            self.armed = not at_transaction
 
     def mend(self) -> None:
         """Listen again after a cut for good."""
         self.gone = False
-        path = self.uri.removeprefix("unix:")
-        os.unlink(path)
-        self._server.close()
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(path)
-        self._server.listen()
-        self._run(self._accept)
+        super().mend()
 
     def _pass_on(
         self, message: dict[str, Any], raw: bytes, client: socket.socket, server: socket.socket
@@ -76,17 +76,19 @@ class Shears(Recorder):
     def _let_pass(
         self, way: Way, data: bytes, source: socket.socket, target: socket.socket
     ) -> None:
-        if not self.armed:
-            target.sendall(data)
-            return
-        part = data if way != self.way else data[: self.left]
-        self.passed[way] += len(part)
-        target.sendall(part)
-        if way != self.way:
-            return
-        self.left -= len(part)
-        if not self.left:
-            self._cut(source, target)
+        # Each connection has threads of its own, and they share what is counted.
+        with self._counting:
+            if not self.armed:
+                target.sendall(data)
+                return
+            part = data if way != self.way else data[: self.left]
+            self.passed[way] += len(part)
+            target.sendall(part)
+            if way != self.way:
+                return
+            self.left -= len(part)
+            if not self.left:
+                self._cut(source, target)
 
     def _cut(self, *connections: socket.socket) -> None:
         self.armed, self.has_cut = False, True
