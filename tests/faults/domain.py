@@ -126,6 +126,9 @@ class Domain:
     def close(self) -> None:
         self.link.close()
         if self.gate:
+            # Asked to end, it would wait for what the gate has kept from it.
+            if not processes.has_ended(self.daemon.pid):
+                self.kill_daemon()
             self.gate.close()
 
 
