@@ -227,7 +227,7 @@ class VirtualMachine:
 
     async def observe(self) -> Graph:
         """One consistent reading of the block graph."""
-        return await self._backend.observe()
+        return await self._backend.observe(counters=True)
 
     async def make_plan(self, targets: object, **options: Any) -> Plan:
         """``plan`` as a coroutine."""

@@ -169,8 +169,12 @@ class Backend(Protocol):
     def gone(self) -> bool:
         """Whether it is known that the VM has ended."""
 
-    async def observe(self) -> Graph:
-        """One consistent reading of the block graph."""
+    async def observe(self, *, counters: bool = False) -> Graph:
+        """One consistent reading of the block graph.
+
+        Without ``counters``, what was read and written, and what images take on disk, may be
+        left out where it costs extra.
+        """
 
     async def probe(
         self, paths: Sequence[str], images: Sequence[str] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -53,6 +54,7 @@ class LibvirtBackend:
         self.version = ""
         self.place = locality.ELSEWHERE
         self.running = Running(uri, timeout)
+        self._targets: tuple[str, ...] = ()
         self._tpms: tuple[str, ...] = ()
         self._overlays = Overlays(self, self.switch_seconds)
 
@@ -138,27 +140,34 @@ class LibvirtBackend:
         """Connect again to the same VM. Raises ConnectError after ``timeout`` seconds."""
         await self.running.reconnect(timeout, lambda: self.gone)
 
-    async def _read(self) -> tuple[Domain, Sequence[LayerStats], Sequence[BlockJob]]:
+    async def _read(
+        self, *, counters: bool = False
+    ) -> tuple[Domain, Sequence[LayerStats], Sequence[BlockJob]]:
         """One reading, of this start of the domain. Raises Refused or ConnectError."""
-        domain, layers, jobs = await self.running.call(libvirt_reader.read)
+        read = functools.partial(libvirt_reader.read, targets=self._targets, counters=counters)
+        domain, layers, jobs = await self.running.call(read)
         self.running.expect(domain.id)
         if libvirt_place.has_ended(self.place):
             # libvirt hears of it a moment later, and until then tells what it remembers.
             self.running.expect(None)
-        self._tpms = domain.tpms
+        self._targets, self._tpms = domain.targets, domain.tpms
         return domain, layers, jobs
 
-    async def observe(self) -> Graph:
+    async def observe(self, *, counters: bool = False) -> Graph:
         """One consistent reading of the block graph.
 
+        Without ``counters``, sizes are those in the images' headers, where all can be read.
         It is libvirt's; after a connection was lost, QEMU has to agree. Raises Refused when
         there is none, and ConnectError.
         """
         for _ in range(_READINGS):
-            reading = libvirt_graph.Reading(*await self._read(), self._header)
+            reading = libvirt_graph.Reading(*await self._read(counters=counters), self._header)
             try:
                 graph = await asyncio.to_thread(libvirt_graph.build, reading)
             except libvirt_graph.Inconsistent:
+                continue
+            if not (counters or libvirt_graph.has_sizes(graph)):
+                counters = True
                 continue
             if self.running.lost:
                 await self.make_sure(graph)
@@ -206,7 +215,9 @@ class LibvirtBackend:
     ) -> Facts:
         """What is known about a reading: ``paths`` and every file of the graph are probed."""
         vm = qmp_facts.Vm(_nothing, frozenset(), self.place)
-        found = await qmp_facts.gather(vm, graph, paths, images)
+        found, names = await asyncio.gather(
+            qmp_facts.gather(vm, graph, paths, images), self.names()
+        )
         return replace(
             found,
             files=libvirt_place.granted(self.uri, found.files.values()),
@@ -214,7 +225,7 @@ class LibvirtBackend:
             engines=("prepared",),
             mixes=False,
             xml=True,
-            snapshots=await self.names(),
+            snapshots=names,
         )
 
     async def moments(self) -> tuple[Sequence[Moment], str]:

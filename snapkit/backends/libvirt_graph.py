@@ -17,7 +17,15 @@ from snapkit.backends.headers import Header
 from snapkit.backends.libvirt_xml import Disk, Domain, Image, relocated
 from snapkit.model import Device, Graph, Job, Layer, Node
 
-__all__ = ["BlockJob", "Inconsistent", "LayerStats", "Reading", "build", "layer_stats"]
+__all__ = [
+    "BlockJob",
+    "Inconsistent",
+    "LayerStats",
+    "Reading",
+    "build",
+    "has_sizes",
+    "layer_stats",
+]
 
 _COUNTERS = {
     "rd.bytes": "rd_bytes",
@@ -40,6 +48,7 @@ _DRIVERS = {
 """Type of a source, and QEMU's driver for it."""
 _REMOVABLE = frozenset(("cdrom", "floppy"))
 _FLASH = "pflash"
+_SECTOR = 512
 
 
 class Inconsistent(Exception):
@@ -188,7 +197,13 @@ def _virtual_size(stats: LayerStats | None, seen: Header | None) -> int:
     """The counters', and of what has none the header's; 0 where neither is known."""
     if stats is not None:
         return stats.capacity or 0
-    return seen.virtual_size if seen is not None else 0
+    # What is over is no sector for QEMU, which then fills it up.
+    return -(-seen.virtual_size // _SECTOR) * _SECTOR if seen is not None else 0
+
+
+def has_sizes(graph: Graph) -> bool:
+    """Whether it is known of all images how large their disks are."""
+    return all(node.virtual_size for node in graph.nodes.values() if node.kind == "format")
 
 
 def _node_name(disk: Disk, number: int) -> str:

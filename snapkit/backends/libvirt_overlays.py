@@ -75,17 +75,25 @@ class Overlays:
                 "are here"
             )
             raise Refused(msg, reused[0].device)
-        self._writer = await self._manager.running.writer()
-        self._known = frozenset(await self._manager.names())
         made = [overlay for overlay in script.overlays if overlay.create]
         self._only_noted = not place.local
-        await claiming.claim(made, place, receipt)
+        both = await asyncio.gather(
+            self._connect(), claiming.claim(made, place, receipt), return_exceptions=True
+        )
+        # Both have come to their end, so that all of it can be undone.
+        for failure in filter(None, both):
+            raise failure
         if reused:
             receipt.reused[:] = [MadeFile(overlay.file, None) for overlay in reused]
             receipt.prepared = True
             await claiming.measure(place, receipt)
         bases = [overlay.backing_file for overlay in script.overlays]
         self._owners = await asyncio.to_thread(_owners, bases) if place.local else {}
+
+    async def _connect(self) -> None:
+        """Connect for writing, and note what libvirt remembers already."""
+        self._writer = await self._manager.running.writer()
+        self._known = frozenset(await self._manager.names())
 
     async def confirm(self, script: Script, receipt: Receipt) -> None:
         """Raises Refused if a file of the receipt is another one under its name now."""

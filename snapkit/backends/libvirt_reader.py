@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from snapkit.backends import libvirt_graph, libvirt_xml
@@ -75,17 +76,23 @@ def running(libvirt: Any, handle: Any) -> list[str]:
     return sorted(domain.name() for domain in domains)
 
 
-def read(libvirt: Any, handle: Any, domain: Any) -> tuple[Domain, list[LayerStats], list[BlockJob]]:
-    """One reading of a domain: its XML, its layers' counters, its block jobs.
+def read(
+    libvirt: Any, handle: Any, domain: Any, targets: Collection[str] = (), *, counters: bool
+) -> tuple[Domain, list[LayerStats], list[BlockJob]]:
+    """One reading of a domain: its XML, its layers' counters if wanted, its block jobs.
+
+    ``targets`` are the disks as far as they are known from before. The counters take libvirt
+    longer than all the rest: it asks QEMU about every layer.
 
     The question for block jobs comes first: libvirt lets it wait until a snapshot that is
     under way has ended, and then the XML is what it left.
     """
+    asked = targets or libvirt_xml.domain(domain.XMLDesc(0)).targets
+    known = {target: _job(libvirt, domain, target) for target in asked}
     told = libvirt_xml.domain(domain.XMLDesc(0))
-    known = [_job(libvirt, domain, disk.target) for disk in told.disks if disk.images]
-    told = libvirt_xml.domain(domain.XMLDesc(0))
-    jobs = [job for job in known if job is not None]
-    return told, _counters(libvirt, handle, domain), jobs
+    known |= {new: _job(libvirt, domain, new) for new in told.targets if new not in known}
+    jobs = [job for target in told.targets if (job := known[target])]
+    return told, _counters(libvirt, handle, domain) if counters else [], jobs
 
 
 def _job(libvirt: Any, domain: Any, target: str) -> BlockJob | None:

@@ -92,6 +92,11 @@ class Domain:
     flash: tuple[Disk, ...] = ()
     """The firmware's code and its variables, where they are in flash memory."""
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The disks that have an image."""
+        return tuple(disk.target for disk in self.disks if disk.images)
+
 
 @dataclass(frozen=True, slots=True)
 class DiskWish:

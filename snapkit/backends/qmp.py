@@ -250,8 +250,8 @@ class QmpBackend:
             )
             raise LinkLost(msg) from None
 
-    async def observe(self) -> Graph:
-        """One consistent reading of the block graph.
+    async def observe(self, *, counters: bool = True) -> Graph:  # noqa: ARG002  always read
+        """One consistent reading of the block graph, with all counters.
 
         Raises Refused when there is none or QEMU would not survive it, and ConnectError.
         """
