@@ -206,6 +206,7 @@ def make(request: Request, facts: Facts, bound: Bound) -> Plan:
         facts=facts,
         engine=request.engine,
         quiesce=request.quiesce,
+        wishes=request.wishes,
         unread=frozenset(_names(facts.graph, (p.device for p in request.problems))),
     )
     found, cells = checks.run(survey)

@@ -27,7 +27,7 @@ _TAGS_TRIED = 1000
 
 def connect(
     uri: str | os.PathLike[str],
-    domain: str | None = None,
+    domain: str | int | None = None,
     *,
     readonly: bool = False,
     timeout: float = 5.0,
@@ -60,7 +60,7 @@ def connect(
 
 async def open_machine(
     uri: str | os.PathLike[str],
-    domain: str | None = None,
+    domain: str | int | None = None,
     *,
     readonly: bool = False,
     timeout: float = 5.0,
@@ -68,7 +68,9 @@ async def open_machine(
 ) -> VirtualMachine:
     """``connect`` as a coroutine on snapkit's loop, for panels."""
     limit = limits.seconds(timeout)
-    backend = await backends.open_backend(uri, domain, timeout=limit, local=local)
+    # libvirt itself gives ids as numbers.
+    name = str(domain) if isinstance(domain, int) else domain
+    backend = await backends.open_backend(uri, name, timeout=limit, local=local)
     return VirtualMachine(backend, readonly=readonly, local=local)
 
 

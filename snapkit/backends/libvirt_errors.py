@@ -147,7 +147,7 @@ _CURES = {
         connect as a user who may manage VMs
     """,
     r"domain (moment|snapshot) .* already exists": """
-        make the plan again, which takes a free name
+        choose another name, or none: then a new plan takes a free one
     """,
     r"no disk named '/": """
         make the plan again, for the disk is on another image now

@@ -153,10 +153,10 @@ async def daemons() -> list[Daemon]:
 
 async def _daemon(path: str, awake: bool) -> Daemon:  # noqa: FBT001  one of two states
     uri = address(path)
-    if not awake:
-        return Daemon(uri, "asleep")
     if not _way_in(path):
         return Daemon(uri, "no permission")
+    if not awake:
+        return Daemon(uri, "asleep")
     answer = await _ask(path, _about)
     if isinstance(answer, str):
         return Daemon(uri, "no answer", why=answer)

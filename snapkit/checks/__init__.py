@@ -53,6 +53,7 @@ CHECKS: tuple[Check, ...] = (
     rest.left_out,
     rest.firmware,
     rest.tpm,
+    rest.remembered,
 )
 """Every check, in the order of the tables."""
 

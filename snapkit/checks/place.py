@@ -64,7 +64,7 @@ def directory(case: Case) -> Iterator[Finding]:
 def permission(case: Case) -> Iterator[Finding]:
     """The rights of QEMU's user count, not ours."""
     parent = posixpath.dirname(case.target.file)
-    user = case.facts.qemu_user or "QEMU's user"
+    user = f"QEMU's user {case.facts.qemu_user}".rstrip()
     if not case.file.reachable:
         message = f"{user} may not enter the directories above {case.target.file}"
         yield "error", message, "Choose another place, or have the directories opened"

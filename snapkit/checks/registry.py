@@ -5,12 +5,13 @@ from __future__ import annotations
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from snapkit import node_names, paths
 from snapkit.facts import Facts, FileFacts
 from snapkit.model import Device, Finding, Layer, Problem, Severity, Target
+from snapkit.script import Wishes
 
 __all__ = [
     "Case",
@@ -37,6 +38,7 @@ class Survey:
     """The whole set, and what is looked up in it for every target, found once.
 
     ``unread`` are devices that the user named too, but whose targets could not be read.
+    ``wishes`` say how the snapshot shall be remembered.
     """
 
     targets: tuple[Target, ...]
@@ -44,6 +46,7 @@ class Survey:
     engine: str = "prepared"
     quiesce: str = "no"
     unread: frozenset[str] = frozenset()
+    wishes: Wishes = field(default_factory=Wishes)
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:

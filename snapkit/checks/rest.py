@@ -1,16 +1,19 @@
-"""Checks of what is not in the set: other disks, and what no disk snapshot holds."""
+"""Checks beside the disks of the set: the others, the firmware, the TPM, the snapshot's name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import astuple
 
-from snapkit import eligible
+from snapkit import eligible, paths
 from snapkit.checks.registry import SetFinding, Survey, check_set
 from snapkit.model import Device
 
-__all__ = ["firmware", "left_out", "tpm"]
+__all__ = ["firmware", "left_out", "remembered", "tpm"]
 
 _NAMES_SHOWN = 8
+_LAYOUT = str.maketrans("", "", "\n\t")
+"""Characters that a description may have, and a name not."""
 
 
 def _all_are_known(survey: Survey) -> bool:
@@ -61,3 +64,30 @@ def tpm(survey: Survey) -> Iterator[SetFinding]:
         message = f"the state of the TPM ({', '.join(survey.facts.tpm)}) is not in a disk snapshot"
         remedy = "Keep the guest's recovery keys, or copy the TPM's state when the VM is off"
         yield SetFinding("", "warning", message, remedy)
+
+
+@check_set(
+    "snapshot name",
+    "Can libvirt remember the snapshot as asked?",
+    "error",
+    "warning",
+    applies=lambda survey: survey.facts.xml,
+)
+def remembered(survey: Survey) -> Iterator[SetFinding]:
+    """Otherwise libvirt refuses a name only when the overlays are there."""
+    name, description, metadata = astuple(survey.wishes)
+    for what, text in (("name", name), ("description", description.translate(_LAYOUT))):
+        if character := paths.unfit_for_xml(text):
+            message = f"the snapshot's {what} holds {character!a}, and libvirt cannot be told that"
+            yield SetFinding("", "error", message, f"Choose another {what}")
+    if name and (not name.strip() or "/" in name or name.startswith(".")):
+        message = f"a snapshot of libvirt cannot be called {name!r}"
+        yield SetFinding("", "error", message, "Choose a name without '/', not beginning with '.'")
+    if metadata == "no" and (name or description):
+        message = "libvirt will not remember the snapshot, and so no name or description of it"
+        yield SetFinding("", "warning", message, "Leave them out, or metadata='no'")
+    elif name in survey.facts.snapshots:
+        message = f"libvirt remembers a snapshot {name!r} already"
+        yield SetFinding(
+            "", "error", message, "Choose another name, or none: then it is a free one"
+        )

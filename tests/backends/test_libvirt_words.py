@@ -45,7 +45,7 @@ OVERLAY = Overlay("vda", "/i/o", "qcow2", True, 1, "n", "/i/a", "raw")
         ("Could not access KVM kernel module: Permission denied", "/dev/kvm"),
         ("authentication unavailable: no polkit agent", "polkit"),
         ("failed to create image file '/n/x': No such file or directory", "create the directory"),
-        ("domain moment snap1 already exists", "make the plan again"),
+        ("domain moment snap1 already exists", "choose another name"),
         ("unsupported configuration: no disk named '/i/a'", "another image now"),
         ("Timed out: cannot acquire state change lock", "wait until"),
     ],

@@ -22,7 +22,7 @@ from tests.libvirtd import PrivateLibvirt, domain_xml
 def test_a_domain_is_found_by_name_uuid_and_id(seed: Seed) -> None:
     uuid = seed.daemon.virsh("domuuid", seed.name)
     number = seed.daemon.virsh("domid", seed.name)
-    for wanted in (seed.name, uuid, uuid.upper(), number):
+    for wanted in (seed.name, uuid, uuid.upper(), number, int(number)):
         with snapkit.connect(seed.uri, wanted) as vm:
             assert (vm.domain, vm.name, vm.uri) == (seed.name, seed.name, seed.uri)
             assert list(vm.devices().index) == ["vda", "vdb"]

@@ -71,14 +71,59 @@ def test_the_name_is_the_next_that_is_free(seed: Seed, vm: snapkit.VirtualMachin
     assert remembered(seed) == ["snap1", "snap2"]
 
 
-def test_a_name_that_is_taken_is_refused_by_libvirt_and_all_is_undone(
-    seed: Seed, vm: snapkit.VirtualMachine
-) -> None:
+def test_a_name_that_is_taken_is_refused_beforehand(seed: Seed, vm: snapkit.VirtualMachine) -> None:
     seed.daemon.virsh("snapshot-create-as", seed.name, "mine", "--disk-only")
     before = seed.images()
-    with pytest.raises(SnapshotError, match=r"already exists.*Everything was undone"):
-        vm.snapshot(seed.targets, name="mine")
+    plan = vm.plan(seed.targets, name="mine")
+    assert [(p.device, p.check) for p in plan.problems] == [("", "snapshot name")]
+    with pytest.raises(PlanError, match=r"remembers a snapshot 'mine' already"):
+        plan.run()
     assert seed.images() == before
+    assert vm.snapshot(seed.targets, name="mine", metadata="no").ok
+
+
+def test_a_name_that_is_taken_at_the_last_moment_is_refused_and_all_is_undone(
+    seed: Seed, vm: snapkit.VirtualMachine
+) -> None:
+    others: list[str] = []
+
+    def take(phase: str) -> None:
+        if phase == "switch":
+            made = seed.daemon.virsh("snapshot-create-as", seed.name, "mine", "--disk-only")
+            others.append(made)
+
+    with pytest.raises(SnapshotError, match=r"already exists|no disk named"):
+        vm.plan(seed.targets, name="mine").run(take)
+    assert remembered(seed) == ["mine"]
+    assert len(others) == 1
+    assert not {"w.snap", "d.snap"} & set(os.listdir(seed.directory))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "a/b"}, "cannot be called 'a/b'"),
+        ({"name": ".hidden"}, "cannot be called '.hidden'"),
+        ({"name": " "}, "cannot be called ' '"),
+        ({"name": "a\nb"}, "the snapshot's name holds"),
+        ({"description": "a\x01b"}, "the snapshot's description holds"),
+    ],
+)
+def test_what_libvirt_cannot_remember_is_a_problem_of_the_plan(
+    vm: snapkit.VirtualMachine, seed: Seed, options: dict[str, str], words: str
+) -> None:
+    plan = vm.plan(seed.targets, **options)
+    assert not plan.ok
+    with pytest.raises(PlanError, match=words):
+        plan.run()
+
+
+def test_a_description_that_will_not_be_kept_is_said(
+    vm: snapkit.VirtualMachine, seed: Seed
+) -> None:
+    plan = vm.plan(seed.targets, description="kept?\nno", metadata="no")
+    assert plan.ok
+    assert [(p.severity, p.check) for p in plan.problems] == [("warning", "snapshot name")]
 
 
 def test_file_names_that_xml_and_the_shell_would_misread_are_files(
@@ -101,7 +146,7 @@ def test_words_that_no_xml_can_hold_are_refused_before_anything_is_sent(
     seed: Seed, vm: snapkit.VirtualMachine
 ) -> None:
     before = seed.images()
-    with pytest.raises(SnapkitError, match="which no XML can"):
+    with pytest.raises(PlanError, match="libvirt cannot be told that"):
         vm.snapshot(seed.targets, description="a\x01b")
     assert seed.images() == before
     assert snapkit.journal().empty
