@@ -287,6 +287,9 @@ class _Engine:
             raise OutcomeUnknown(msg, self.record.number) from err
         if not moved:
             raise cause
+        if isinstance(cause.__cause__, Refused):
+            self.notes.append(f"the disks were switched, and the answer was all the same: {cause}")
+            return
         self.notes.append(
             "the connection was lost during the switch; what is said here was read anew"
         )

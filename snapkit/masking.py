@@ -11,8 +11,9 @@ _MASK = "***"
 _WORD = r"passw(?:or)?d|passphrase|secret|token|api[_-]?key|cookie|credential|signature"
 _SECRET = rf"(?:[\w.-]*(?:{_WORD})[\w.-]*|(?:[\w.-]*[._-])?(?:key|sig))"
 _PATTERNS = (
-    # scheme://user:password@host, and iSCSI's user%password
-    re.compile(r"(?P<keep>[A-Za-z][\w+.-]*://[^/@:%\s\"'\\]*[:%])[^/\s\"'\\]+(?=@)"),
+    # scheme://user:password@host, and iSCSI's user%password. Unbounded, a long word would take
+    # the square of its length.
+    re.compile(r"(?P<keep>[A-Za-z][\w+.-]{0,31}://[^/@:%\s\"'\\]*[:%])[^/\s\"'\\]+(?=@)"),
     # ?password=x&token=y, the same in a -blockdev option, and in rbd's names with colons
     re.compile(rf"(?P<keep>[?&;,:]{_SECRET}=)[^&;,:\s\"'\\]+", re.IGNORECASE),
     # "password": "x", also where the quotes are escaped, once or more often

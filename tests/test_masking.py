@@ -78,3 +78,8 @@ def test_every_text_of_a_value_is_masked_and_the_rest_is_as_it_was() -> None:
         "n": 1,
         "more": [None, ["driver=x,secret=***"]],
     }
+
+
+def test_a_long_word_takes_no_longer_than_many_short_ones() -> None:
+    # With the square of its length this would not come to an end.
+    assert mask("://" + 3_000_000 * "x").endswith("xxx")

@@ -156,7 +156,7 @@ class LibvirtBackend:
     async def observe(self, *, counters: bool = False) -> Graph:
         """One consistent reading of the block graph.
 
-        Without ``counters``, sizes are those in the images' headers, where all can be read.
+        Without ``counters``, sizes are those in the images' headers, where all have one.
         It is libvirt's; after a connection was lost, QEMU has to agree. Raises Refused when
         there is none, and ConnectError.
         """

@@ -33,9 +33,9 @@ async def images(uri: str, name: str, timeout: float) -> frozenset[str]:
 def _definition(libvirt: Any, handle: Any, name: str) -> str:
     """The XML (``virDomainGetXMLDesc``); empty without such a domain."""
     try:
-        domain = handle.lookupByName(name)
+        return str(handle.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     except libvirt.libvirtError as err:
+        # One that ends is forgotten at any moment.
         if err.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
             raise
         return ""
-    return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))

@@ -48,7 +48,6 @@ _DRIVERS = {
 """Type of a source, and QEMU's driver for it."""
 _REMOVABLE = frozenset(("cdrom", "floppy"))
 _FLASH = "pflash"
-_SECTOR = 512
 
 
 class Inconsistent(Exception):
@@ -169,7 +168,7 @@ def _nodes(
                 driver=image.format,
                 file=image.file,
                 given_name=_known_as(image),
-                virtual_size=_virtual_size(stats, seen),
+                virtual_size=_virtual_size(disk, stats, seen),
                 actual_size=stats.physical if stats else None,
                 read_only=disk.read_only or number > 0,
                 encrypted=image.encrypted,
@@ -193,12 +192,14 @@ def _known_as(image: Image) -> str:
     return "" if image.kind == "volume" else image.file
 
 
-def _virtual_size(stats: LayerStats | None, seen: Header | None) -> int:
+def _virtual_size(disk: Disk, stats: LayerStats | None, seen: Header | None) -> int:
     """The counters', and of what has none the header's; 0 where neither is known."""
     if stats is not None:
         return stats.capacity or 0
-    # What is over is no sector for QEMU, which then fills it up.
-    return -(-seen.virtual_size // _SECTOR) * _SECTOR if seen is not None else 0
+    if seen is None:
+        return 0
+    # Of a raw disk QEMU keeps the size that it found, or was told; of flash it takes the file's.
+    return seen.virtual_size if seen.format != "raw" or disk.device == _FLASH else 0
 
 
 def has_sizes(graph: Graph) -> bool:

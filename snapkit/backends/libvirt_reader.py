@@ -8,10 +8,13 @@ from typing import Any
 from snapkit.backends import libvirt_graph, libvirt_xml
 from snapkit.backends.libvirt_graph import BlockJob, LayerStats
 from snapkit.backends.libvirt_xml import Domain, Moment
+from snapkit.printable import printable
 
 __all__ = ["Missing", "choose", "moments", "names", "read", "running"]
 
 _NAMES_SHOWN = 20
+_READINGS = 20
+_LARGEST_ID = 2**31 - 1
 _JOBS = ("unknown", "pull", "copy", "commit", "active-commit", "backup")
 """``VIR_DOMAIN_BLOCK_JOB_TYPE_*`` in words."""
 
@@ -37,7 +40,9 @@ def choose(libvirt: Any, handle: Any, wanted: str | None) -> Any:
 
 def _find(libvirt: Any, handle: Any, wanted: str) -> Any:
     ways = [handle.lookupByName, handle.lookupByUUIDString]
-    if wanted.isdecimal():
+    if "\0" in wanted or not _is_utf8(wanted):
+        ways = []
+    elif wanted.isascii() and wanted.isdecimal() and int(wanted) <= _LARGEST_ID:
         ways.append(lambda text: handle.lookupByID(int(text)))
     # What is no uuid at all is an error of its own.
     absent = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_INVALID_ARG}
@@ -47,7 +52,7 @@ def _find(libvirt: Any, handle: Any, wanted: str) -> Any:
         except libvirt.libvirtError as err:
             if err.get_error_code() not in absent or not handle.isAlive():
                 raise
-    msg = f"There is no domain {wanted!r}, neither by name, uuid nor id. "
+    msg = f"There is no domain '{printable(wanted)}', neither by name, uuid nor id. "
     raise Missing(msg + _running(libvirt, handle))
 
 
@@ -67,7 +72,15 @@ def _running(libvirt: Any, handle: Any) -> str:
     if not names:
         return "No domain runs there."
     more = f", and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"These run: {', '.join(names[:_NAMES_SHOWN])}{more}."
+    return f"These run: {', '.join(map(printable, names[:_NAMES_SHOWN]))}{more}."
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def running(libvirt: Any, handle: Any) -> list[str]:
@@ -131,7 +144,21 @@ def names(domain: Any) -> tuple[str, ...]:
 
 
 def moments(libvirt: Any, domain: Any) -> tuple[list[Moment], str]:
-    """The domain's snapshots, parents first, and the name of the current one."""
+    """The domain's snapshots, parents first, and the name of the current one.
+
+    Each is asked for by itself, so others may take and delete some meanwhile.
+    """
+    gone = {libvirt.VIR_ERR_NO_DOMAIN_SNAPSHOT, libvirt.VIR_ERR_INVALID_ARG}
+    for _ in range(_READINGS):
+        try:
+            return _moments(libvirt, domain)
+        except libvirt.libvirtError as err:
+            if err.get_error_code() not in gone:
+                raise
+    return _moments(libvirt, domain)
+
+
+def _moments(libvirt: Any, domain: Any) -> tuple[list[Moment], str]:
     flags = getattr(libvirt, "VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL", 0)
     found = [libvirt_xml.moment(one.getXMLDesc(0)) for one in domain.listAllSnapshots(flags)]
     current = domain.snapshotCurrent().getName() if domain.hasCurrentSnapshot() else ""

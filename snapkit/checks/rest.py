@@ -12,6 +12,8 @@ from snapkit.model import Device
 __all__ = ["firmware", "left_out", "remembered", "tpm"]
 
 _NAMES_SHOWN = 8
+_LONGEST_NAME = 251
+"""libvirt keeps a snapshot in a file of its name and ".xml"."""
 _LAYOUT = str.maketrans("", "", "\n\t")
 """Characters that a description may have, and a name not."""
 
@@ -83,6 +85,9 @@ def remembered(survey: Survey) -> Iterator[SetFinding]:
     if name and (not name.strip() or "/" in name or name.startswith(".")):
         message = f"a snapshot of libvirt cannot be called {name!r}"
         yield SetFinding("", "error", message, "Choose a name without '/', not beginning with '.'")
+    if len(name.encode(errors="surrogatepass")) > _LONGEST_NAME:
+        message = f"the snapshot's name is longer than {_LONGEST_NAME} bytes"
+        yield SetFinding("", "error", message, "Choose a shorter one")
     if metadata == "no" and (name or description):
         message = "libvirt will not remember the snapshot, and so no name or description of it"
         yield SetFinding("", "warning", message, "Leave them out, or metadata='no'")

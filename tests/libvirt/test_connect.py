@@ -229,3 +229,11 @@ def test_a_domain_with_a_name_like_a_number_is_itself(seed: Seed) -> None:
     seed.daemon.paused(name="1")
     with snapkit.connect(seed.uri, "1") as vm:
         assert (vm.domain, len(vm.devices())) == ("1", 0)
+
+
+@pytest.mark.parametrize("name", ["no\0such", "no\udcff", "4294967297", 30 * "9", "\u0663", 99])
+def test_a_name_that_no_domain_can_have_is_a_domain_that_there_is_not(
+    seed: Seed, name: str | int
+) -> None:
+    with pytest.raises(ConnectError, match=r"There is no domain .*These run: win2003"):
+        snapkit.connect(seed.uri, name)

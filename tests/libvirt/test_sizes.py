@@ -44,6 +44,17 @@ def test_where_a_header_cannot_be_read_libvirt_is_asked(seed: Seed) -> None:
         assert all(size for sizes in found.values() for size in sizes)
 
 
+def test_a_raw_image_has_the_size_that_qemu_found(libvirt: PrivateLibvirt) -> None:
+    image = libvirt.image("grown.img", "raw", "1M")
+    name = libvirt.paused(image)
+    with snapkit.connect(libvirt.uri, name) as vm:
+        plan = vm.plan(["vda"])
+        os.truncate(image, 2 * 1024 * 1024)
+        assert virtual_sizes(vm, counters=False) == {"vda": [1024 * 1024]}
+        assert plan.run().ok
+        assert virtual_sizes(vm, counters=False)["vda"][0] == 1024 * 1024
+
+
 @pytest.mark.parametrize("disk", ["vda", "vdb"])
 def test_a_disk_that_was_resized_since_is_refused(
     seed: Seed, vm: snapkit.VirtualMachine, disk: str
