@@ -10,11 +10,14 @@ from typing import Any
 
 from tests.relay import Relay
 
-_HEADER = struct.Struct(">IIIIIII")
+HEADER = struct.Struct(">IIIIIII")
 """Length, program, version, procedure, type, serial, status (``virnetprotocol.x``)."""
-_REMOTE = 0x20008086
+REMOTE = 0x20008086
+REPLY = 1
+SNAPSHOT = 185
+"""``REMOTE_PROC_DOMAIN_SNAPSHOT_CREATE_XML``."""
 _CALL = 0
-_OPEN, _SNAPSHOT = 1, 185
+_OPEN = 1
 _READ_ONLY = 1
 _READS = {2: "CONNECT_CLOSE", 24: "DOMAIN_LOOKUP_BY_UUID", 60: "CONNECT_SUPPORTS_FEATURE"}
 """Calls that change nothing (``remote_protocol.x``)."""
@@ -36,13 +39,13 @@ class LibvirtWire(Relay):
 
     def split(self, data: bytes) -> Iterator[tuple[Any, bytes]]:
         """The whole packets, each as its procedure and its arguments; None for other programs."""
-        while len(data) >= _HEADER.size:
-            length, program, _, procedure, kind, _, _ = _HEADER.unpack_from(data)
+        while len(data) >= HEADER.size:
+            length, program, _, procedure, kind, _, _ = HEADER.unpack_from(data)
             if len(data) < length:
                 return
             packet, data = data[:length], data[length:]
-            call = program == _REMOTE and kind == _CALL
-            yield (procedure, packet[_HEADER.size :]) if call else None, packet
+            call = program == REMOTE and kind == _CALL
+            yield (procedure, packet[HEADER.size :]) if call else None, packet
 
     def _pass_on(
         self, message: Any, raw: bytes, client: socket.socket, server: socket.socket
@@ -57,7 +60,7 @@ class LibvirtWire(Relay):
             (flags,) = struct.unpack(">I", arguments[-4:])
             if not flags & _READ_ONLY:
                 self._writers.add(client)
-        elif procedure == _SNAPSHOT:
+        elif procedure == SNAPSHOT:
             self.changes.append(("snapshot", *_snapshot(arguments)))
         elif client in self._writers and procedure not in _READS:
             self.changes.append((procedure,))

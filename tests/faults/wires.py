@@ -10,7 +10,6 @@ import json
 import os
 import select
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,16 +18,10 @@ from typing import Any, Literal
 
 from tests.conftest import SECONDS
 from tests.faults.shears import Shears
+from tests.libvirt_wire import HEADER, REMOTE, REPLY, SNAPSHOT
 from tests.recorder import CHUNK, Recorder, end_of
 
 __all__ = ["Gate", "Link", "Stop"]
-
-_HEADER = struct.Struct(">7I")
-"""Length, program, version, procedure, type, serial, status (``virnetprotocol.x``)."""
-_REMOTE = 0x20008086
-_CREATE_SNAPSHOT = 185
-"""``REMOTE_PROC_DOMAIN_SNAPSHOT_CREATE_XML``."""
-_REPLY = 1
 
 
 class Stop:
@@ -116,11 +109,11 @@ class Link(Shears):
 
     def split(self, data: bytes) -> Iterator[tuple[Any, bytes]]:
         """The whole packets; the messages name what is called."""
-        while len(data) >= _HEADER.size and len(data) >= _HEADER.unpack_from(data)[0]:
-            length, program, _, procedure, kind, serial, _ = _HEADER.unpack_from(data)
-            ours = (program, procedure) == (_REMOTE, _CREATE_SNAPSHOT)
+        while len(data) >= HEADER.size and len(data) >= HEADER.unpack_from(data)[0]:
+            length, program, _, procedure, kind, serial, _ = HEADER.unpack_from(data)
+            ours = (program, procedure) == (REMOTE, SNAPSHOT)
             name = "transaction" if ours else str(procedure)
-            answers = (program, kind) == (_REMOTE, _REPLY)
+            answers = (program, kind) == (REMOTE, REPLY)
             yield {"execute": name, "serial": serial, "answers": answers}, data[:length]
             data = data[length:]
 
